@@ -1,1 +1,1 @@
-"""What was tuned where."""
+"""What was tuned where: usage of the gates, pictures of it, and the table that compares strategies."""

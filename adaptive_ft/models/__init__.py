@@ -1,1 +1,34 @@
-"""Model families."""
+"""Model families the method knows: for each backbone class, where its components sit."""
+
+from collections.abc import Callable
+
+from torch import nn
+from transformers import LxmertModel
+
+from adaptive_ft.errors import UserError
+from adaptive_ft.models import lxmert
+from adaptive_ft.models.anatomy import Anatomy, Leaf
+
+__all__ = ["FAMILIES", "Anatomy", "Leaf", "describe"]
+
+FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], Anatomy]] = {LxmertModel: lxmert.describe}
+
+
+def describe(model: nn.Module) -> Anatomy:
+    """Find the one known backbone in `model` (itself or a part of it) and describe it.
+
+    Raises UserError when there is none, or more than one.
+    """
+    found = [
+        (path, module, family)
+        for path, module in model.named_modules()
+        for backbone, family in FAMILIES.items()
+        if isinstance(module, backbone)
+    ]
+    if len(found) != 1:
+        known = ", ".join(backbone.__name__ for backbone in FAMILIES)
+        raise UserError(
+            f"a {type(model).__name__} holds {len(found)} backbones that can be adapted; it must hold one of: {known}."
+        )
+    path, module, family = found[0]
+    return family(module, path)

@@ -1,1 +1,1 @@
-"""Readers of the formats data comes in."""
+"""Readers of the formats in which image-text data is published: ImageRecords or questions by image."""

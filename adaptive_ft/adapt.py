@@ -1,0 +1,274 @@
+"""A pretrained model, adapted: per input and component it uses pretrained (frozen) or tuned weights.
+
+    model = get_adaptive_model(LxmertModel.from_pretrained(...), AdaptiveConfig(strategy="spottune"))
+    output = model(**inputs)                    # the policy decides: output.gates [B, D]
+    output = model(**inputs, policy="frozen")   # every gated weight as pretrained
+
+Shape suffixes: B batch, C components, D decisions; x2 = (frozen, tuned).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.adaptive_files import hash_weights, load_exactly, read_files, write_files
+from adaptive_ft.components import ComponentMap
+from adaptive_ft.errors import UserError
+from adaptive_ft.gates import GateHolder, argmax_gates, straight_through_gumbel
+from adaptive_ft.models import describe
+from adaptive_ft.policy import BACKBONE_INPUTS, build_policy
+from adaptive_ft.strategies import tie
+from adaptive_ft.wrapping import unwrap, wrap
+
+GROUPS = ("delta", "other", "head", "policy")
+CONSTANT_GATES = {"frozen": 0.0, "tuned": 1.0}
+
+
+def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveModel":
+    """Adapt `model` in place: gated leaves replace its encoder's, and a policy network joins it.
+
+    Every encoder weight is frozen; what lies outside the encoder's layers (embeddings, pooler, head)
+    trains, also where it was frozen before. Call it on a loaded model, before any engine splits the weights.
+
+    Raises UserError for an unknown model family or strategy, and for a model that is adapted already.
+    """
+    if any(isinstance(module, AdaptiveModel) for module in model.modules()):
+        raise UserError("the model is adapted already; unload() gives the pretrained model back.")
+    return AdaptiveModel(model, config)
+
+
+class AdaptiveModel(nn.Module):
+    """The adapted model: `base` with gated leaves, and `policy` (None for a strategy without decisions).
+
+    `components` and `tying` say what each column means, `decisions` are the names in documented order.
+    """
+
+    def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.anatomy = describe(base)
+        self.tying = tie(config.strategy, self.components, config.frozen_layers)
+        self.holder = GateHolder()
+        self._leaf_paths = frozenset(leaf.path for leaf in self.anatomy.leaves)
+        frozen = self.anatomy.frozen_weights(base)
+        self._frozen_names = frozenset(frozen)
+        self._frozen_hash = _hash_real(frozen)
+        self._disabled = False
+        self.base = base.requires_grad_(True)
+        self.policy: nn.Module | None = None
+        if self.tying.decisions:
+            # Before the wrapping: a mirror copies plain weights from the backbone.
+            self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
+        wrap(base, self.anatomy.leaves, self.tying.index, self.holder)
+
+    @property
+    def components(self) -> ComponentMap:
+        """The gated components, in column order."""
+        return self.anatomy.components
+
+    @property
+    def decisions(self) -> list[str]:
+        """Names of the decisions, in the order of the columns of `gates` and of a forced policy."""
+        return list(self.tying.decisions)
+
+    def forward(self, *, policy: Tensor | str | None = None, **inputs: Any) -> ModelOutput:
+        """Run the base model with gates from the policy network, or with those of `policy`.
+
+        policy: None runs the network (in training Gumbel samples with straight-through gradients); a [B, D]
+        tensor of 0 and 1 forces decisions (constants of the strategy stay); "frozen" and "tuned" set every
+        component. Returns the base's output plus `gates` [B, D] and `policy_logits` [B, D, 2] (None when
+        the network did not run). The gates stay in the holder until the next forward, for recomputed
+        activations.
+
+        Raises ValueError for a policy of another shape, value or word, and for inputs of different batch
+        sizes.
+        """
+        gates_BD, gates_BC, logits_BD2 = self._decide("frozen" if self._disabled else policy, inputs)
+        self.holder.set(gates_BC)
+        output = self.base(**{**inputs, "return_dict": True})
+        output["gates"] = gates_BD
+        output.policy_logits = None
+        if logits_BD2 is not None:
+            output["policy_logits"] = logits_BD2
+        return output
+
+    def _decide(self, policy: Tensor | str | None, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gates of the decisions, gates of the components, and the logits if the policy network ran."""
+        batch, device = _batch(inputs)
+        num_decisions = len(self.tying.decisions)
+        if isinstance(policy, str):
+            if policy not in CONSTANT_GATES:
+                raise ValueError(f"policy '{policy}' is unknown; give 'frozen', 'tuned', a tensor or None.")
+            gates = torch.full((batch, num_decisions + len(self.components)), CONSTANT_GATES[policy], device=device)
+            return gates[:, :num_decisions], gates[:, num_decisions:], None
+        if policy is not None:
+            forced_BD = _forced(policy, (batch, num_decisions)).to(device)
+            return forced_BD, self.tying.expand(forced_BD), None
+        if self.policy is None:
+            gates_B0 = torch.zeros(batch, 0, device=device)
+            return gates_B0, self.tying.expand(gates_B0), None
+        logits_BD2 = self.policy(**{name: inputs[name] for name in BACKBONE_INPUTS if name in inputs})
+        gates_BD = self._gates(logits_BD2)
+        return gates_BD, self.tying.expand(gates_BD), logits_BD2
+
+    def _gates(self, logits_BD2: Tensor) -> Tensor:
+        """Decisions from logits: sampled in training, the likelier choice in evaluation."""
+        if self.training or self.config.eval_decisions == "sample":
+            return straight_through_gumbel(logits_BD2, self.config.temperature)
+        return argmax_gates(logits_BD2)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside the context every forward is all frozen, whatever `policy` it is given."""
+        before, self._disabled = self._disabled, True
+        try:
+            yield
+        finally:
+            self._disabled = before
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Trainable parameters by group, without empty groups: "delta", "other", "head", "policy".
+
+        "head" is the task head outside the backbone; "other" is what always trains in it: embeddings, pooler.
+        """
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[self._group(name)].append((name, parameter))
+        return {group: members for group, members in groups.items() if members}
+
+    def _group(self, name: str) -> str:
+        """The group of a trainable parameter, from its name in this module."""
+        owner, _, inside = name.partition(".")
+        if owner == "policy":
+            return "policy"
+        if inside.rpartition(".")[0] in self._leaf_paths:
+            return "delta"
+        prefix = self.anatomy.prefix
+        return "other" if inside.startswith(prefix and f"{prefix}.") else "head"
+
+    def count_parameters(self) -> dict[str, int]:
+        """Numbers of parameters: "trainable", "frozen", and those of each group ("delta", "policy",
+        "other", "head")."""
+        counts = dict.fromkeys(("trainable", "frozen", *GROUPS), 0)
+        for name, parameter in self.named_parameters():
+            # A parameter partitioned by ZeRO-3 is empty here and carries its true size as ds_numel.
+            size = getattr(parameter, "ds_numel", parameter.numel())
+            counts["trainable" if parameter.requires_grad else "frozen"] += size
+            if parameter.requires_grad:
+                counts[self._group(name)] += size
+        return counts
+
+    def print_trainable_parameters(self) -> None:
+        """Print trainable, all and their ratio in one line, then the trainable ones by group."""
+        counts = self.count_parameters()
+        total = counts["trainable"] + counts["frozen"]
+        share = 100 * counts["trainable"] / total
+        print(f"trainable params: {counts['trainable']:,} || all params: {total:,} || trainable%: {share:.4f}")
+        print(" || ".join(f"{group}: {counts[group]:,}" for group in GROUPS))
+
+    def adaptive_state_dict(self) -> dict[str, Tensor]:
+        """All that is not frozen, by name: deltas, policy, head and the parts that always train."""
+        frozen = {f"base.{name}" for name in self._frozen_names}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    def frozen_hash(self) -> str:
+        """SHA-256 of the frozen weights as they were when the model was adapted."""
+        if self._frozen_hash is None:
+            raise ValueError("the model was built without weights (meta device), so there is nothing to hash.")
+        return self._frozen_hash
+
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write `adaptive_config.json` and `adaptive_model.safetensors` into `folder`: what is not frozen.
+
+        state_dict: what `adaptive_state_dict` returns, gathered by an engine that has split the weights.
+        """
+        base_config = getattr(self.base, "config", None)
+        description = {
+            "base_model": {
+                "class": type(self.base).__name__,
+                "name": getattr(base_config, "name_or_path", ""),
+            },
+            "adaptive": asdict(self.config),
+            "frozen_sha256": self.frozen_hash(),
+            "decisions": self.decisions,
+        }
+        write_files(Path(folder), description, self.adaptive_state_dict() if state_dict is None else state_dict)
+
+    @classmethod
+    def from_pretrained(cls, base_model: nn.Module, folder: str | Path) -> "AdaptiveModel":
+        """Adapt `base_model` as it was saved in `folder`, load the weights, and return it in evaluation mode.
+
+        Raises UserError when the files are missing or damaged, when the frozen weights of `base_model` are
+        not those the model was adapted from, and when a weight is missing, unexpected or of another shape.
+        """
+        description, weights = read_files(Path(folder))
+        if _hash_real(describe(base_model).frozen_weights(base_model)) != description["frozen_sha256"]:
+            name = description["base_model"]["name"] or "a model without a name"
+            raise UserError(
+                f"the base model differs: its frozen weights are not those that '{folder}' was trained from "
+                f"({name}, {description['base_model']['class']}). Load that checkpoint, in the same dtype."
+            )
+        model = get_adaptive_model(base_model, AdaptiveConfig.from_saved(description["adaptive"]))
+        if model.decisions != description["decisions"]:
+            raise UserError(f"the decisions saved in '{folder}' are not those of strategy '{model.config.strategy}'.")
+        load_exactly(model, model.adaptive_state_dict(), weights)
+        return model.eval()
+
+    def unload(self) -> nn.Module:
+        """The base model with its plain pretrained leaves back; do not use the adapted model afterwards.
+
+        Embeddings, pooler and head keep the values they have now: they have no frozen half to go back to.
+        """
+        unwrap(self.base, self.anatomy.leaves, torch.zeros(len(self.components)))
+        return self.base
+
+    def merge_and_unload(self, decisions: Tensor | None = None) -> nn.Module:
+        """The base model as plain modules, each component with the weights that `decisions` [D] choose.
+
+        decisions: 0 or 1 each; a strategy without decisions needs none. Raises UserError when the policy
+        decides per input and no decisions are given: one set of weights cannot stand for all inputs. Do not
+        use the adapted model afterwards.
+        """
+        if decisions is None:
+            if self.tying.decisions:
+                raise UserError(
+                    f"strategy '{self.config.strategy}' decides per input, so it cannot be merged into one "
+                    f"set of weights; give decisions, a tensor of {len(self.decisions)} zeros and ones."
+                )
+            decisions = torch.zeros(0)
+        gates_1D = _forced(decisions.unsqueeze(0), (1, len(self.decisions)))
+        unwrap(self.base, self.anatomy.leaves, self.tying.expand(gates_1D)[0])
+        return self.base
+
+
+def _hash_real(weights: Mapping[str, Tensor]) -> str | None:
+    """The hash, or None for a model that has sizes but no values."""
+    return None if any(value.is_meta for value in weights.values()) else hash_weights(weights)
+
+
+def _batch(inputs: Mapping[str, Any]) -> tuple[int, torch.device]:
+    """The batch size all input tensors share, and their device."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.dim()}
+    sizes = {name: value.shape[0] for name, value in tensors.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"all inputs must have one batch size as their first dimension, they have {sizes}.")
+    return next(iter(sizes.values())), next(iter(tensors.values())).device
+
+
+def _forced(decisions: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Given decisions as gates, checked."""
+    if tuple(decisions.shape) != shape:
+        raise ValueError(
+            f"forced decisions have shape {list(decisions.shape)}; inputs and strategy need {list(shape)}."
+        )
+    if not bool(((decisions == 0) | (decisions == 1)).all()):
+        raise ValueError("forced decisions must be 0 (frozen) or 1 (tuned) everywhere.")
+    return decisions if decisions.is_floating_point() else decisions.float()

@@ -1,0 +1,39 @@
+"""How a model is adapted: the options of `get_adaptive_model`, and back from their JSON form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from adaptive_ft.errors import UserError
+from adaptive_ft.policy import PolicyConfig
+
+
+@dataclass
+class AdaptiveConfig:
+    """How a model is adapted."""
+
+    strategy: str = "spottune"
+    """spottune, spottune_res, spottune_block, standard, pretrained_frozen, last_K (as last_4) or specific_k."""
+    frozen_layers: tuple[int, ...] = ()
+    """For specific_k: 0-based numbers of the layers to freeze (LXMERT: language, then region, then cross)."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The network that decides."""
+    temperature: float = 5.0
+    """Of the Gumbel softmax in training; it scales the gradient, not the decisions."""
+    eval_decisions: Literal["argmax", "sample"] = "argmax"
+    """argmax: no noise, a tie is frozen. sample: noise as in training."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; it must be positive.")
+        if self.eval_decisions not in ("argmax", "sample"):
+            raise UserError(f"unknown eval_decisions '{self.eval_decisions}'; choose argmax or sample.")
+
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, Any]) -> "AdaptiveConfig":
+        """The configuration from its JSON form. Raises UserError for options this version does not know."""
+        try:
+            layers, policy = tuple(saved["frozen_layers"]), PolicyConfig(**saved["policy"])
+            return cls(**{**saved, "frozen_layers": layers, "policy": policy})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the saved configuration does not fit this version: {error}") from error

@@ -1,0 +1,125 @@
+"""adaptive-ft shards: questions and region features of published formats become tar shards with a manifest."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from adaptive_ft.commands.questions import QuestionFiles
+from adaptive_ft.data.answers import build_answer_table, process_answer
+from adaptive_ft.data.manifest import Manifest, ShardInfo
+from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.shards import IMAGES_PER_SHARD, write_shards
+from adaptive_ft.data.sources.join import Join, QuestionsByImage, records_without_regions
+from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
+from adaptive_ft.errors import UserError
+
+# The usual cut for VQA v2: answers given to at least nine training questions.
+MIN_ANSWER_COUNT = 9
+
+
+@dataclass
+class Shards:
+    """Convert question files and features to shards; without --features the shards hold questions only (for
+    --data.blind).
+    """
+
+    output: Path
+    """New folder for the shards."""
+    source: QuestionFiles = field(default_factory=QuestionFiles)
+    features: Path | None = None
+    """LXMERT's TSV of region features, plain or gzip."""
+    split: str = "train"
+    like: Path | None = None
+    """Shards whose answer table and tokenizer these get (a validation set takes those of its training set)."""
+    answers: Path | None = None
+    """JSON list of the answer table (LXMERT's trainval_label2ans.json); default: the answers of at least
+    min_answer_count questions.
+    """
+    min_answer_count: int = MIN_ANSWER_COUNT
+    tokenizer: str = "bert-base-uncased"
+    """Hub id, or folder made by `adaptive-ft tokenizer`."""
+    feature_extractor: str = "bottom-up-attention-faster-rcnn-resnet101-vg"
+    """Recorded in the manifest; training refuses to mix extractors."""
+    feature_dtype: Literal["float16", "float32"] = "float16"
+    images_per_shard: int = IMAGES_PER_SHARD
+    allow_missing_features: bool = False
+    """Leave out questions whose image has no features instead of stopping."""
+
+    def run(self) -> None:
+        """Read, join, write, and say what was written and what was left out."""
+        questions = self.source.read()
+        records, join = self._records(questions)
+        manifest = write_shards(
+            tqdm(records, unit="image", desc="shards"),
+            self.output,
+            self._info(questions),
+            images_per_shard=self.images_per_shard,
+        )
+        print(
+            f"{self.output}: {manifest.images} images, {manifest.questions} questions, {len(manifest.shards)} shards, "
+            f"{len(manifest.answer_table)} answers in the table"
+        )
+        if join is not None:
+            print(
+                f"left out: {join.images_without_questions} images without questions, "
+                f"{join.questions_without_regions} questions without features"
+            )
+
+    def _records(self, questions: QuestionsByImage) -> tuple[Iterable[ImageRecord], Join | None]:
+        if self.features is None:
+            return records_without_regions(questions), None
+        join = Join(read_lxmert_tsv(self.features), questions, allow_missing_regions=self.allow_missing_features)
+        return join, join
+
+    def _info(self, questions: QuestionsByImage) -> ShardInfo:
+        table, tokenizer = self._table_and_tokenizer(questions)
+        return ShardInfo(
+            split=self.split,
+            domain="real",
+            feature_extractor=self.feature_extractor if self.features is not None else "none",
+            answer_table=table,
+            tokenizer=tokenizer,
+            feature_dtype=self.feature_dtype,
+            answered=self.source.answered,
+        )
+
+    def _table_and_tokenizer(self, questions: QuestionsByImage) -> tuple[list[str], str | None]:
+        if self.like is not None:
+            manifest = Manifest.load(self.like)
+            return list(manifest.answer_table), _seen_from(self.output, self.like, manifest.tokenizer)
+        if self.answers is not None:
+            return _read_table(self.answers), _seen_from(self.output, Path(), self.tokenizer)
+        everyone = (question for asked in questions.values() for question in asked)
+        table = build_answer_table(everyone, min_count=self.min_answer_count)
+        if self.source.answered and not table:
+            raise UserError(
+                f"No answer occurs {self.min_answer_count} times: lower --min_answer_count or give --answers or --like."
+            )
+        return table, _seen_from(self.output, Path(), self.tokenizer)
+
+
+def _seen_from(output: Path, start: Path, tokenizer: str | None) -> str | None:
+    """A tokenizer folder named relative to `start`, renamed relative to `output`; a hub id stays as it is."""
+    if tokenizer is None or not (start / tokenizer).is_dir():
+        return tokenizer
+    return os.path.relpath(start / tokenizer, output)
+
+
+def _read_table(path: Path) -> list[str]:
+    """The answer table of a JSON list, in the official writing, empty and doubled entries left out."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The answer table '{path}' cannot be read: {error}") from error
+    if not isinstance(content, list) or not all(isinstance(answer, str) for answer in content):
+        raise UserError(f"The answer table '{path}' must be a JSON list of texts.")
+    return list(dict.fromkeys(_written(content)))
+
+
+def _written(answers: Iterable[str]) -> Iterator[str]:
+    return (written for written in map(process_answer, answers) if written)

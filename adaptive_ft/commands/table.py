@@ -1,0 +1,23 @@
+"""adaptive-ft table: the strategy table of some runs, as the original's: train, val, gap, parameters."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from adaptive_ft.analysis.table import markdown_table, read_rows, text_table
+
+
+@dataclass
+class Table:
+    """Print the strategy table of finished runs."""
+
+    runs: Positional[list[Path]]
+    """Run folders."""
+    markdown: bool = False
+    """As Markdown, for a paper or a README."""
+
+    def run(self) -> None:
+        """Print one row per run, and below the table what is not in it."""
+        render = markdown_table if self.markdown else text_table
+        print(render(*read_rows(self.runs)), end="")

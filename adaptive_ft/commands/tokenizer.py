@@ -1,0 +1,27 @@
+"""adaptive-ft tokenizer: train a tokenizer on the questions themselves, for runs without a hub."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adaptive_ft.commands.questions import QuestionFiles
+from adaptive_ft.data.tokenizer import train_tokenizer
+from adaptive_ft.errors import UserError
+
+
+@dataclass
+class Tokenizer:
+    """Train a lower-case WordPiece tokenizer in BERT's form on the questions of a split."""
+
+    output: Path
+    """New folder for the tokenizer's files."""
+    source: QuestionFiles = field(default_factory=QuestionFiles)
+    vocab_size: int = 8000
+
+    def run(self) -> None:
+        """Train and save."""
+        if self.output.exists() and any(self.output.iterdir()):
+            raise UserError(f"'{self.output}' is in use; give a new or empty folder.")
+        texts = (question.text for asked in self.source.read().values() for question in asked)
+        tokenizer = train_tokenizer(texts, self.vocab_size)
+        tokenizer.save_pretrained(self.output)
+        print(f"{self.output}: {len(tokenizer)} tokens")

@@ -1,0 +1,177 @@
+"""The configuration of a run: one root made of the dataclasses that stand beside the code they configure.
+
+Defaults < YAML (`--config FILE`) < command line, whatever the order on the line; an unknown key is an error with the
+nearest name. The defaults are the embedded run: adapt the small base to the target domain of the generated world.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from adaptive_ft.adapt import AdaptiveConfig
+from adaptive_ft.data.choice import DataConfig
+from adaptive_ft.engine.optimizer import OptimConfig
+from adaptive_ft.errors import UserError, nearest
+from adaptive_ft.losses import PolicyLossConfig
+from adaptive_ft.models.loading import ModelConfig
+from adaptive_ft.tasks.vqa import VqaConfig
+from adaptive_ft.tracking import TrackingConfig
+
+EMBEDDED_BASE = "data/base"
+SWALLOWED = ("--local_rank", "--local-rank")
+ALIASES = {
+    "--deepspeed_config": "--ds_config",
+    "--deepspeed-config": "--ds_config",
+    # The one choice this project is about, as the original's users type it.
+    "--strategy": "--adapt.strategy",
+    "--policy": "--adapt.policy.kind",
+}
+
+
+@dataclass
+class RunConfig:
+    """Everything a run depends on; saved as config.yaml in the run folder."""
+
+    name: str | None = None
+    """Folder of the run under output_dir; default: strategy-policy, numbered when taken."""
+    output_dir: str = "runs"
+    resume: str = "none"
+    """none; auto: the newest whole checkpoint of this run, or a fresh start when there is none."""
+    export_to: str | None = None
+    """Write the merged plain Hugging Face model here at the end (strategies with constant decisions only)."""
+    seed: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ds_config: str = "ds_configs/zero2.json"
+    """DeepSpeed JSON: engine matters only, numbers stay "auto"."""
+    num_train_epochs: float = 6
+    max_steps: int | None = None
+    """Stop after this many updates instead of num_train_epochs."""
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    save_steps: int | None = None
+    """Checkpoints between epochs, every so many updates (one is always written at the end of an epoch)."""
+    save_total_limit: int = 2
+    """Whole checkpoints kept, the best one besides."""
+    eval_on_start: bool = True
+    """Evaluate the pretrained model before the first update."""
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=EMBEDDED_BASE))
+    adapt: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    losses: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: VqaConfig = field(default_factory=VqaConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def load_run_config(arguments: Sequence[str], *, default: RunConfig | None = None, loud: bool = True) -> RunConfig:
+    """The RunConfig of a command line, with the YAML of its `--config` underneath.
+
+    A misspelt option ends the program with exit code 2 and the nearest name (`loud=False`: silently, for the ranks
+    that do not print).
+
+    Raises:
+        UserError: the YAML cannot be read or holds an unknown key or a value of a wrong type.
+    """
+    own, files = _split_config_files(_without_launcher(arguments))
+    from_files = [word for file in files for word in yaml_arguments(Path(file))]
+    config: RunConfig = tyro.cli(  # type: ignore[assignment]  # None only for subcommands
+        RunConfig,
+        prog="train.py",
+        description=__doc__,
+        args=from_files + own,
+        default=default,
+        console_outputs=loud,
+    )
+    return config
+
+
+def yaml_arguments(path: Path) -> list[str]:
+    """The content of a YAML file as command-line words, so that one parser checks and converts both.
+
+    Raises:
+        UserError: no such file, not YAML, not a mapping, an unknown key.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no config file '{path}'.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"The config file '{path}' is not YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"The config file '{path}' must hold a mapping of options, it holds a {type(content).__name__}."
+        )
+    return list(_words(content, RunConfig, "", path))
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """The YAML text of a config; `--config` reads it back to an equal config."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _words(section: Mapping[str, Any], owner: type, prefix: str, path: Path) -> typing.Iterator[str]:
+    kinds = typing.get_type_hints(owner)
+    for key, value in section.items():
+        if key not in kinds:
+            raise UserError(f"'{path}' has an unknown key '{prefix}{key}'.{nearest(str(key), list(kinds))}")
+        kind = kinds[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise UserError(f"'{path}': '{prefix}{key}' is a section of options, not the single value {value!r}.")
+            yield from _words(value, typing.cast(type, kind), f"{prefix}{key}.", path)
+        elif _takes_bool(kind):
+            if not isinstance(value, bool):
+                raise UserError(f"'{path}': '{prefix}{key}' must be true or false, not {value!r}.")
+            yield f"--{prefix}{key}" if value else f"--{prefix}no-{key.replace('_', '-')}"
+        else:
+            yield f"--{prefix}{key}"
+            yield from [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _takes_bool(kind: Any) -> bool:
+    return kind is bool or (isinstance(kind, types.UnionType) and bool in typing.get_args(kind))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that the YAML is plain."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _without_launcher(arguments: Sequence[str]) -> list[str]:
+    """Drop what launchers add (deepspeed: --local_rank=N) and write aliases out."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in SWALLOWED:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in SWALLOWED)):
+            name, equals, value = word.partition("=")
+            kept.append(ALIASES.get(name, name) + equals + value)
+    return kept
+
+
+def _split_config_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    own: list[str] = []
+    files: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise UserError("--config needs the path of a YAML file.")
+            files.append(file)
+        elif word.startswith("--config="):
+            files.append(word.partition("=")[2])
+        else:
+            own.append(word)
+    return own, files

@@ -1,0 +1,152 @@
+"""manifest.json: what a folder of shards holds, written last, so that a folder with a manifest is whole."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from adaptive_ft.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+FEATURE_DTYPES = {"float16": "f16", "float32": "f32"}  # numpy name -> ending of the tar member
+BOX_CONVENTION = "x1 y1 x2 y2, pixels"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """What the writer of a shard set has to say about it.
+
+    `feature_dtype` is how features are stored: "float16" or "float32". `tokenizer` is a hub id or a folder
+    relative to the shard folder. `answered=False` declares a split without public answers.
+    """
+
+    split: str
+    domain: str
+    feature_extractor: str
+    answer_table: Sequence[str]
+    tokenizer: str | None = None
+    feature_dtype: str = "float16"
+    box_convention: str = BOX_CONVENTION
+    answered: bool = True
+
+    def __post_init__(self) -> None:
+        if self.feature_dtype not in FEATURE_DTYPES:
+            raise UserError(f"feature_dtype '{self.feature_dtype}' is unknown; use {' or '.join(FEATURE_DTYPES)}")
+        if self.box_convention != BOX_CONVENTION:
+            raise UserError(f"box_convention '{self.box_convention}' is unknown; convert to '{BOX_CONVENTION}'")
+        if self.answered and not self.answer_table:
+            raise UserError(f"split '{self.split}' has answers, so it needs an answer table that is not empty")
+        if len(set(self.answer_table)) != len(self.answer_table):
+            raise UserError(f"the answer table of split '{self.split}' holds an answer twice")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """One tar file and its index: names, counts, size in bytes and hashes (hexadecimal)."""
+
+    file: str
+    images: int
+    questions: int
+    bytes: int
+    sha256: str
+    index_file: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of manifest.json; no time stamps, so equal data gives equal bytes."""
+
+    format_version: int
+    created_with: str
+    split: str
+    domain: str
+    answered: bool
+    images: int
+    questions: int
+    feature_extractor: str
+    feature_dim: int
+    feature_dtype: str
+    min_boxes: int
+    max_boxes: int
+    box_convention: str
+    tokenizer: str | None
+    answer_table_sha256: str
+    answer_table: tuple[str, ...]
+    shards: tuple[ShardEntry, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write folder/manifest.json in one step: a reader sees the whole file or none."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        unfinished = folder / f"{MANIFEST_NAME}.tmp"
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(folder / MANIFEST_NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read and check folder/manifest.json; UserError names what is wrong with it."""
+        path = folder / MANIFEST_NAME
+        if not folder.is_dir():
+            raise UserError(f"there is no folder '{folder}'; give the folder that holds {MANIFEST_NAME}")
+        if not path.is_file():
+            raise UserError(f"'{folder}' has no {MANIFEST_NAME}: no shard set, or its writing never finished")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); write the shards again") from None
+        try:
+            manifest = cls._from_content(content, path)
+            manifest._check(path)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{path} holds a value of the wrong kind ({error}); write the shards again") from None
+        return manifest
+
+    @classmethod
+    def _from_content(cls, content: object, path: Path) -> Self:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if not isinstance(content, dict) or version != FORMAT_VERSION:
+            raise UserError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}")
+        _require_keys(cls, content, str(path))
+        shards = []
+        for entry in content["shards"]:
+            _require_keys(ShardEntry, entry, f"a shard entry of {path}")
+            shards.append(ShardEntry(**entry))
+        return cls(**{**content, "answer_table": tuple(content["answer_table"]), "shards": tuple(shards)})
+
+    def _check(self, path: Path) -> None:
+        if not self.shards:
+            raise UserError(f"{path} lists no shards; write the shards again")
+        for name in ("images", "questions"):
+            total, listed = getattr(self, name), sum(getattr(shard, name) for shard in self.shards)
+            if total != listed:
+                raise UserError(f"{path} says {total} {name}, its shards sum up to {listed}; it was edited")
+        if self.feature_dtype not in FEATURE_DTYPES or self.box_convention != BOX_CONVENTION:
+            raise UserError(
+                f"{path}: feature type '{self.feature_dtype}' or box convention '{self.box_convention}' "
+                "is unknown; it was edited"
+            )
+        found = answer_table_hash(self.answer_table)
+        if found != self.answer_table_sha256:
+            raise UserError(
+                f"{path}: the answer table does not match its hash (expected {self.answer_table_sha256[:12]},"
+                f" found {found[:12]}); it was edited, write the shards again"
+            )
+
+
+def answer_table_hash(answers: Sequence[str]) -> str:
+    """SHA-256 of an answer table: order and spelling, written as JSON."""
+    return hashlib.sha256(json.dumps(list(answers), ensure_ascii=False).encode()).hexdigest()
+
+
+def _require_keys(kind: type[Manifest] | type[ShardEntry], content: Mapping[str, Any], place: str) -> None:
+    expected = {field.name for field in fields(kind)}
+    missing, unknown = sorted(expected - set(content)), sorted(set(content) - expected)
+    if missing or unknown:
+        raise UserError(f"{place} does not match: missing keys {missing}, unknown keys {unknown}")

@@ -1,0 +1,65 @@
+"""Regions and questions come from different files; here they meet by image id."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from adaptive_ft.data.records import ImageRecord, Question
+from adaptive_ft.errors import UserError
+
+QuestionsByImage = dict[str, list[Question]]
+
+
+class Join:
+    """The images of `regions` that somebody asks about, with their questions, one in memory at a time.
+
+    After the iteration `images_without_questions` and `questions_without_regions` say what was left out.
+    Questions without regions are an error at the end of the iteration (UserError) unless
+    `allow_missing_regions`.
+    """
+
+    def __init__(
+        self,
+        regions: Iterable[ImageRecord],
+        questions: QuestionsByImage,
+        *,
+        allow_missing_regions: bool = False,
+    ) -> None:
+        self._regions, self._questions = regions, questions
+        self._allow_missing_regions = allow_missing_regions
+        self.images_without_questions = 0
+        self.questions_without_regions = 0
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        self.images_without_questions = 0
+        waiting = dict(self._questions)
+        for record in self._regions:
+            if record.image_id not in self._questions:
+                self.images_without_questions += 1
+            elif record.image_id not in waiting:
+                raise UserError(f"image '{record.image_id}' comes a second time ({record.origin}); remove one of them")
+            else:
+                yield replace(record, questions=tuple(waiting.pop(record.image_id)))
+        self.questions_without_regions = sum(map(len, waiting.values()))
+        if waiting and not self._allow_missing_regions:
+            raise UserError(
+                f"{self.questions_without_regions} questions are about {len(waiting)} images without "
+                f"regions, first '{next(iter(waiting))}'; add the missing features or allow missing regions"
+            )
+
+
+def records_without_regions(questions: QuestionsByImage) -> Iterator[ImageRecord]:
+    """Images known only by their questions, for training that is blind to the picture.
+
+    No regions (N = 0), and a size of 1 x 1 because question files do not give it.
+    """
+    for image_id, asked in questions.items():
+        yield ImageRecord(
+            image_id=image_id,
+            width=1,
+            height=1,
+            boxes=np.empty((0, 4), dtype=np.float32),
+            features=np.empty((0, 0), dtype=np.float32),
+            questions=tuple(asked),
+        )

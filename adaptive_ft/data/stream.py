@@ -1,0 +1,171 @@
+"""Batches for training (endless, resumable by one integer) and for evaluation (every question exactly once).
+
+Shape suffixes: B rows of a rank's micro-batch, N regions, D feature size, R ranks.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+from typing import Self, TypeVar
+
+import torch
+
+from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.order import EndlessOrder, evaluation_slice
+from adaptive_ft.data.shard_reader import SampleReader, open_reader
+from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.errors import UserError
+
+PREFETCHED_BATCHES = 4
+_Job = TypeVar("_Job")
+
+
+class TrainStream:
+    """An endless stream of batches: global micro-batch at position p = examples p .. p + B * R - 1.
+
+    Rank r takes the r-th B of them, so the ranks together see the same examples for every R that gives the
+    same B * R. The state is the number of examples all ranks have seen; any world size may continue from it.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        readers: int = 2,
+    ) -> None:
+        _check_sizes(batch_size, rank, world_size, readers)
+        self._order = EndlessOrder(shards.examples_per_shard, seed)
+        self._reader = open_reader(shards)
+        self._batch_size, self._rank, self._world_size, self._readers = batch_size, rank, world_size, readers
+        self._examples_seen = 0
+        self._batches: Generator[RawBatch, None, None] | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> RawBatch:
+        if self._batches is None:
+            self._batches = read_ahead(self._read, self._jobs(self._examples_seen), self._readers)
+        try:
+            batch = next(self._batches)
+        except BaseException:
+            # A generator that raised is exhausted: asking again must repeat the error, not end the stream.
+            self._batches = None
+            raise
+        self._examples_seen += self._step
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Examples that all ranks together have been handed; batches read ahead do not count."""
+        return {"examples_seen": self._examples_seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after `examples_seen` examples, at once."""
+        self.close()
+        self._examples_seen = int(state["examples_seen"])
+
+    def close(self) -> None:
+        """Stop and join the reader threads; the stream can still be continued."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    @property
+    def _step(self) -> int:
+        return self._batch_size * self._world_size
+
+    def _jobs(self, position: int) -> Iterator[list[int]]:
+        """This rank's examples from `position` on, drawn by the consumer: the order needs no lock."""
+        for start in count(position + self._rank * self._batch_size, self._step):
+            yield self._order.examples(start, start + self._batch_size).tolist()
+
+    def _read(self, examples: list[int]) -> RawBatch:
+        return read_batch(self._reader, examples)
+
+
+class EvalStream:
+    """Every question exactly once over all ranks, in order, in the same number of full batches on every rank.
+
+    A rank that runs out of questions repeats the last one in rows with valid_B = False.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        readers: int = 2,
+    ) -> None:
+        _check_sizes(batch_size, rank, world_size, readers)
+        self._reader = open_reader(shards)
+        self._batch_size, self._readers = batch_size, readers
+        self._examples = evaluation_slice(shards.num_examples, rank, world_size)
+        self._last = shards.num_examples - 1
+        self._num_batches = -(-len(evaluation_slice(shards.num_examples, 0, world_size)) // batch_size)
+
+    def __len__(self) -> int:
+        """Batches, the same on every rank."""
+        return self._num_batches
+
+    def __iter__(self) -> Generator[RawBatch, None, None]:
+        return read_ahead(self._read, range(self._num_batches), self._readers)
+
+    def _read(self, number: int) -> RawBatch:
+        examples = list(self._examples[number * self._batch_size : (number + 1) * self._batch_size])
+        padding = [self._last] * (self._batch_size - len(examples))
+        return read_batch(self._reader, examples + padding, num_valid=len(examples))
+
+
+def read_batch(reader: SampleReader, examples: Sequence[int], num_valid: int | None = None) -> RawBatch:
+    """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
+    rows, regions, pinned = len(examples), reader.max_boxes, torch.cuda.is_available()
+    features_BND = torch.empty(rows, regions, reader.feature_dim, pin_memory=pinned)
+    boxes_BN4 = torch.empty(rows, regions, 4, pin_memory=pinned)
+    samples = [
+        reader.read(example, features_ND, boxes_N4)
+        for example, features_ND, boxes_N4 in zip(examples, features_BND, boxes_BN4, strict=True)
+    ]
+    num_boxes_B1 = torch.tensor([[sample.num_boxes] for sample in samples])
+    return RawBatch(
+        features_BND=features_BND,
+        boxes_BN4=boxes_BN4,
+        box_mask_BN=torch.arange(regions) < num_boxes_B1,
+        sizes_B2=torch.tensor([[sample.width, sample.height] for sample in samples], dtype=torch.float32),
+        questions=[sample.question for sample in samples],
+        image_ids=[sample.image_id for sample in samples],
+        valid_B=torch.arange(rows) < (rows if num_valid is None else num_valid),
+    )
+
+
+def read_ahead(
+    read: Callable[[_Job], RawBatch], jobs: Iterable[_Job], readers: int, depth: int = PREFETCHED_BATCHES
+) -> Generator[RawBatch, None, None]:
+    """`read(job)` for every job, in order, by `readers` threads that work up to `depth` jobs ahead.
+
+    An exception in a thread comes out here, at its batch. Closing the generator joins the threads.
+    """
+    jobs = iter(jobs)
+    threads = ThreadPoolExecutor(readers, thread_name_prefix="shard-reader")
+    waiting: deque[Future[RawBatch]] = deque()
+    try:
+        waiting.extend(threads.submit(read, job) for job in islice(jobs, depth))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(threads.submit(read, job) for job in islice(jobs, 1))
+            yield batch
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_sizes(batch_size: int, rank: int, world_size: int, readers: int) -> None:
+    if batch_size < 1 or readers < 1:
+        raise UserError(f"batch_size {batch_size} and readers {readers} must be at least 1")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not in a world of {world_size} ranks")

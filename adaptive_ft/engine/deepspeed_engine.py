@@ -1,0 +1,134 @@
+"""The one place that talks to DeepSpeed: initialize, one update, gather, save and load without the frozen half."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
+from adaptive_ft.engine.optimizer import (
+    NamedParameters,
+    OptimConfig,
+    build_optimizer,
+    schedule_factor,
+    set_learning_rates,
+)
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Engine:
+    """A model under DeepSpeed with named parameter groups; counts optimizer updates.
+
+    The model must be complete (built on the CPU, pretrained weights loaded, adapted) before it comes here: a
+    partitioned module must never be copied (huggingface/peft PR#1450).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Mapping[str, NamedParameters],
+        optim: OptimConfig,
+        numbers: EngineNumbers,
+        ds_config: Path,
+        ranks: Ranks,
+        total_updates: int,
+    ) -> None:
+        self.ranks = ranks
+        self.optim = optim
+        self.total_updates = total_updates
+        self.updates = 0
+        self.dtype = DTYPES[numbers.precision]
+        filled = fill_ds_config(read_ds_config(ds_config), numbers, ds_config)
+        optimizer = build_optimizer(groups, optim, fused=ranks.device.type == "cuda")
+        self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
+            model=model.to(ranks.device), optimizer=optimizer, config=filled, dist_init_required=False
+        )
+        if self.deepspeed.world_size != ranks.world_size:
+            raise RuntimeError(f"DeepSpeed runs {self.deepspeed.world_size} ranks, {ranks.world_size} were started")
+
+    @property
+    def module(self) -> nn.Module:
+        """The model inside."""
+        module: nn.Module = self.deepspeed.module
+        return module
+
+    @property
+    def zero_stage(self) -> int:
+        """Which ZeRO stage runs (0 to 3)."""
+        return int(self.deepspeed.zero_optimization_stage())
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's forward pass under the engine."""
+        return self.deepspeed(**inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of loss / accumulation steps; average over ranks at the boundary."""
+        self.deepspeed.backward(loss)
+
+    def step(self) -> dict[str, float]:
+        """End a micro-batch; at the accumulation boundary clip, update and count. The learning rates used, by group."""
+        rates = set_learning_rates(
+            self.optimizer, schedule_factor(self.updates, self.total_updates, self.optim.warmup_ratio)
+        )
+        boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        self.deepspeed.step()
+        self.updates += int(boundary)
+        return rates
+
+    def gradient_norm(self) -> float:
+        """Global L2 norm of the last update's gradients over all groups, before clipping."""
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def gathered_trainable_state(self) -> dict[str, Tensor]:
+        """All trainable parameters by name as CPU copies, whole on rank 0 (ZeRO-3 shards are collected; other ranks
+        get {}).
+        """
+        state = {}
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
+                if self.ranks.is_main:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+        return state
+
+    def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
+        """Every rank writes its part of the checkpoint `folder/tag`; frozen weights stay out; no pointer is moved."""
+        client_state = {**client_state, "updates": self.updates}
+        self.deepspeed.save_checkpoint(
+            str(folder), tag=tag, client_state=client_state, save_latest=False, exclude_frozen_parameters=True
+        )
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Read checkpoint `folder/tag` back into model and optimizer; the client state that `save` was given.
+
+        Raises:
+            UserError: the checkpoint holds other parameters than the trainable ones of this model.
+        """
+        path, client_state = self.deepspeed.load_checkpoint(
+            str(folder), tag=tag, load_module_strict=False, custom_load_fn=_load_only_trainable
+        )
+        if path is None:
+            raise UserError(f"DeepSpeed found nothing to load in '{folder / tag}'.")
+        self.updates = int(client_state["updates"])
+        return dict(client_state)
+
+
+def _load_only_trainable(src: Mapping[str, Tensor], dst: nn.Module) -> None:
+    """Load a checkpoint without its frozen half and prove that nothing else is missing and nothing is left over."""
+    missing, unexpected = dst.load_state_dict(src, strict=False)
+    trainable = {name for name, parameter in dst.named_parameters() if parameter.requires_grad}
+    lost = sorted(trainable.intersection(missing))
+    if lost or unexpected:
+        raise UserError(
+            f"The checkpoint does not belong to this model: {len(lost)} trainable parameters are missing in it"
+            f" {lost[:3]}, {len(unexpected)} are unknown {list(unexpected)[:3]}."
+            " Resume with the model and strategy the run was started with."
+        )

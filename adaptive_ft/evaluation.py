@@ -1,0 +1,67 @@
+"""One pass over a validation set: every question exactly once over all ranks, deterministic gates, scores and gate
+usage.
+
+Serves the trainer (under DeepSpeed) and `adaptive-ft eval` (the bare model) alike: both hand in a callable forward.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from adaptive_ft.analysis.usage import UsageMeter
+from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.strategies import Tying
+from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a pass found; the report and the answers by question id are on rank 0 only."""
+
+    report: AccuracyReport | None
+    answers: dict[int, str]
+    usage: UsageMeter
+
+
+def evaluate(
+    forward: Callable[..., Any],
+    stream: EvalStream,
+    num_questions: int,
+    task: VqaTask,
+    tying: Tying,
+    ranks: Ranks,
+    dtype: torch.dtype,
+) -> Evaluation:
+    """Answer all `num_questions` questions of `stream` and judge the answers (collective).
+
+    `forward` takes the task's inputs and returns a model output with `gates`; floating-point inputs come as `dtype`.
+
+    Raises:
+        ValueError: fewer or more questions were answered than the manifest counts.
+    """
+    accuracy, usage = AccuracyMeter(), UsageMeter(tying)
+    with torch.no_grad():
+        for raw in stream:
+            batch = task.collate(raw).to(ranks.device, dtype)
+            outputs = forward(**batch.inputs)
+            logits_BA = task.logits(outputs)
+            accuracy.update(
+                batch.questions,
+                task.answers(logits_BA),
+                task.soft_scores(logits_BA, batch).tolist(),
+                batch.valid_B.tolist(),
+            )
+            usage.update(outputs.gates, batch.valid_B)
+    usage.reduce(ranks.sum)
+    records = ranks.gather(accuracy.records)
+    if not ranks.is_main:
+        return Evaluation(None, {}, usage)
+    everything = AccuracyMeter()
+    for part in records:
+        everything.merge(part)
+    answers = {number: record["answer"] for number, record in everything.records.items()}
+    return Evaluation(everything.report(expected=num_questions), answers, usage)

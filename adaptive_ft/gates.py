@@ -1,0 +1,89 @@
+"""From the policy's logits to 0/1 gates, and the holder in which gated modules find the gates of this step.
+
+Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1 tuned).
+"""
+
+import torch
+from torch import Tensor
+
+from adaptive_ft_kernels import GatePlan, plan_gates
+
+
+class GateHolder:
+    """The gates of one step, shared by all gated modules of one model.
+
+    Set before the base model runs and kept until its backward is over, so that recomputed activations see the
+    same gates. A copy (also a deep copy or a pickle of the model) is one new holder, shared again by the
+    copied modules, and empty: gates belong to a batch, not to a model.
+    """
+
+    def __init__(self) -> None:
+        self._gates_B: tuple[Tensor, ...] | None = None
+        self._plan: GatePlan | None = None
+        self._plans: dict[tuple[int, int], GatePlan] = {}
+
+    def __reduce__(self) -> tuple[type["GateHolder"], tuple[()]]:
+        return GateHolder, ()
+
+    def set(self, gates_BC: Tensor) -> None:
+        """Takes the gates [B, C] of all components and plans them; waits for the device once.
+
+        Raises ValueError for gates that are not exactly 0 or 1.
+        """
+        self._plan = plan_gates(gates_BC)
+        self._plans = {}
+        # One backward node collects all columns' gradients; slices would fill a [B, C] table per module.
+        self._gates_B = gates_BC.unbind(1)
+
+    def clear(self) -> None:
+        """Forgets the gates; modules that run now raise."""
+        self._gates_B, self._plan, self._plans = None, None, {}
+
+    def read(self, start: int, stop: int, batch: int, module: str) -> tuple[Tensor, GatePlan]:
+        """The gates [B, stop - start] of one module's components and their plan.
+
+        Raises ValueError, naming `module`, when no gates are set, when they are for another batch size than
+        `batch` and when they lack these columns.
+        """
+        if self._gates_B is None or self._plan is None:
+            raise ValueError(
+                f"{module} ran without gates: call the adaptive model, which sets them for every batch, "
+                "not the base model inside it"
+            )
+        if batch != self._plan.batch:
+            raise ValueError(
+                f"{module} got a batch of {batch} but the gates are for {self._plan.batch} samples: "
+                "the first axis of every gated input must be the batch"
+            )
+        if not 0 <= start < stop <= len(self._gates_B):
+            raise ValueError(f"{module} reads gate columns {start}:{stop} but {len(self._gates_B)} are set")
+        if (start, stop) not in self._plans:
+            self._plans[start, stop] = self._plan.columns(start, stop)
+        return torch.stack(self._gates_B[start:stop], dim=1), self._plans[start, stop]
+
+
+def straight_through_gumbel(logits_BD2: Tensor, temperature: float) -> Tensor:
+    """Samples gates [B, D]: exactly 0 or 1 forward, the gradient of the softmax at `temperature` backward.
+
+    noise = -log(-log(U + 1e-20) + 1e-20) with U uniform on [0, 1); soft = softmax((logits + noise) /
+    temperature)[1]; gate = [logits_1 + noise_1 > logits_0 + noise_0] + (soft - soft.detach()), a tie being
+    frozen. All in float32, whatever the dtype of the logits; the sampled gates do not depend on the
+    temperature. Raises ValueError unless `temperature` is positive. Source: Jang, Gu, Poole,
+    arXiv:1611.01144.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the Gumbel temperature must be positive, got {temperature}")
+    uniform_BD2 = torch.rand(logits_BD2.shape, device=logits_BD2.device, dtype=torch.float32)
+    noisy_BD2 = logits_BD2.float() - torch.log(-torch.log(uniform_BD2 + 1e-20) + 1e-20)
+    soft_BD = torch.softmax(noisy_BD2 / temperature, dim=-1)[..., 1]
+    hard_BD = (noisy_BD2[..., 1] > noisy_BD2[..., 0]).float()
+    return hard_BD + (soft_BD - soft_BD.detach())
+
+
+def argmax_gates(logits_BD2: Tensor) -> Tensor:
+    """The likelier choice as gates [B, D], float32 0 or 1 without gradient; a tie is frozen.
+
+    Logits that are not numbers stay so, for `GateHolder.set` to refuse them.
+    """
+    margin_BD = (logits_BD2[..., 1].float() - logits_BD2[..., 0].float()).detach()
+    return torch.where(margin_BD.isnan(), margin_BD, (margin_BD > 0).float())

@@ -1,0 +1,110 @@
+"""Auxiliary losses on the policy: how many decisions are tuned, and how sure each one is.
+
+All of them read the tuned fraction f_d of every live decision: the mean of its gates over the batch of ALL
+ranks. Dead decisions have no effect on the task and do not count. A scale of 0 turns a loss off.
+
+Shape suffixes: B batch, D decisions, L live decisions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptive_ft.errors import UserError
+
+# The original's constant: keeps ln f finite where a decision is never taken.
+EPSILON = 1e-9
+
+
+@dataclass
+class PolicyLossConfig:
+    """Scales and targets of the policy losses; a scale of 0 turns a loss off, as all are by default."""
+
+    constrain_k_scale: float = 0.0
+    """Scale of (number of tuned decisions - constrain_k)^2; the original's is 1."""
+    constrain_k: float = 4.0
+    """Wanted number of tuned decisions."""
+    deterministic_scale: float = 0.0
+    """Scale of the original's one-sided entropy of the decisions."""
+    binary_entropy_scale: float = 0.0
+    """Scale of the entropy of the decisions."""
+    budget_scale: float = 0.0
+    """Scale of the share of tuned decisions above the budget."""
+    budget: float = 0.5
+    """Share of tuned decisions that costs nothing, from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        scales = ("constrain_k_scale", "deterministic_scale", "binary_entropy_scale", "budget_scale")
+        for name in scales:
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; a scale is 0 (off) or positive.")
+        if not 0 <= self.budget <= 1:
+            raise UserError(f"budget is {self.budget}; it is a share of the decisions, from 0 to 1.")
+
+
+def constrain_k(fraction_L: Tensor, k: float) -> Tensor:
+    """Pull the expected number of tuned decisions to k: (sum_d f_d - k)^2. Source: original_method.md
+    section 6."""
+    return (fraction_L.sum() - k) ** 2
+
+
+def deterministic(fraction_L: Tensor) -> Tensor:
+    """The original's one-sided entropy: sum_d -f_d ln f_d with f_d + 1e-9.
+
+    Not the entropy of a yes-no decision: it pushes f below 1/e to 0 and f above 1/e to 1, with slope +19.7
+    at 0 but only -1 at 1. Kept as the original has it; `binary_entropy` is the symmetric form. Source:
+    original_method.md section 6.
+    """
+    shifted_L = fraction_L + EPSILON
+    return -(shifted_L * shifted_L.log()).sum()
+
+
+def binary_entropy(fraction_L: Tensor) -> Tensor:
+    """Entropy of the yes-no decisions over the batch: sum_d -f_d ln f_d - (1 - f_d) ln(1 - f_d).
+
+    Pushes every decision towards "always" or "never", both equally. Source: original_method.md section 10,
+    row 24.
+    """
+    return deterministic(fraction_L) + deterministic(1 - fraction_L)
+
+
+def budget(fraction_L: Tensor, share: float) -> Tensor:
+    """Charge only what is above the budget: max(0, mean_d f_d - share).
+
+    The one-sided form of `constrain_k`, independent of the number of decisions: below the budget there is
+    no gradient.
+    """
+    return torch.relu(fraction_L.mean() - share)
+
+
+def this_rank_only(fraction_L: Tensor) -> Tensor:
+    """The global mean of a single process: the fraction itself."""
+    return fraction_L
+
+
+def policy_losses(
+    gates_BD: Tensor,
+    config: PolicyLossConfig,
+    live: Sequence[bool] | None = None,
+    global_mean: Callable[[Tensor], Tensor] = this_rank_only,
+) -> dict[str, Tensor]:
+    """All losses that are switched on, scaled, by name; their sum is added to the task loss.
+
+    gates_BD: straight-through gates of this rank. live: one flag per decision (`Tying.live`); None counts
+    all. global_mean: maps this rank's fractions [L] to the mean over ranks of equal batch size. Its value
+    is the mean, its gradient with respect to the local fractions must be the identity, because the engine
+    averages the gradients of the ranks. Without decisions there is no loss.
+    """
+    gates_BL = gates_BD if live is None else gates_BD[:, [d for d, alive in enumerate(live) if alive]]
+    if gates_BL.shape[1] == 0:
+        return {}
+    fraction_L = global_mean(gates_BL.mean(dim=0))
+    losses = {
+        "constrain_k": (config.constrain_k_scale, lambda: constrain_k(fraction_L, config.constrain_k)),
+        "deterministic": (config.deterministic_scale, lambda: deterministic(fraction_L)),
+        "binary_entropy": (config.binary_entropy_scale, lambda: binary_entropy(fraction_L)),
+        "budget": (config.budget_scale, lambda: budget(fraction_L, config.budget)),
+    }
+    return {name: scale * loss() for name, (scale, loss) in losses.items() if scale}

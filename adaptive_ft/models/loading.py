@@ -1,0 +1,125 @@
+"""The base model of a run: pretrained weights from a folder or the hub, or random weights of chosen sizes."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
+
+from adaptive_ft.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+HEAD = "answer_head."
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
+
+
+@dataclass
+class ModelConfig:
+    """The base model: a checkpoint by name, or random weights of the sizes below."""
+
+    name: str | None = None
+    """Folder or hub id of a checkpoint; its sizes and dropout then take the place of all options below."""
+    hidden_size: int = 768
+    """Width of the model."""
+    num_attention_heads: int = 12
+    """Heads per attention module."""
+    intermediate_size: int = 3072
+    """Width inside the FFNs."""
+    language_layers: int = 9
+    """Layers on the question alone."""
+    region_layers: int = 5
+    """Layers on the regions alone."""
+    cross_layers: int = 5
+    """Layers on both."""
+    max_position_embeddings: int = 512
+    """Longest question, in tokens."""
+    hidden_dropout: float = 0.1
+    """Dropout probability of embeddings and sub-layer outputs."""
+    attention_dropout: float = 0.1
+    """Dropout probability of attention weights."""
+
+
+def build_base(
+    config: ModelConfig, *, num_answers: int, visual_feat_dim: int, vocab_size: int
+) -> LxmertForQuestionAnswering:
+    """The base model with an answer head of `num_answers` outputs, for region features of `visual_feat_dim`
+    values.
+
+    Raises UserError when the checkpoint cannot be read, lacks backbone weights, or does not fit the data.
+    Weights of the answer head that the checkpoint does not have start at random, and the log says so.
+    """
+    if config.name is None:
+        return LxmertForQuestionAnswering(_random_config(config, num_answers, visual_feat_dim, vocab_size))
+    _check_fits(config.name, visual_feat_dim, vocab_size)
+    model, report = _read(
+        LxmertForQuestionAnswering.from_pretrained,
+        config.name,
+        num_qa_labels=num_answers,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    _check_report(config.name, report)
+    return model
+
+
+def _random_config(config: ModelConfig, num_answers: int, visual_feat_dim: int, vocab_size: int) -> LxmertConfig:
+    """Our options in the words of transformers."""
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
+        )
+    return LxmertConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        l_layers=config.language_layers,
+        r_layers=config.region_layers,
+        x_layers=config.cross_layers,
+        max_position_embeddings=config.max_position_embeddings,
+        hidden_dropout_prob=config.hidden_dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        visual_feat_dim=visual_feat_dim,
+        num_qa_labels=num_answers,
+    )
+
+
+def _read(reader: Callable[..., Any], name: str, **options: Any) -> Any:
+    """Run one of transformers' readers and turn its failures into one sentence."""
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"model folder '{name}' does not exist.")
+    try:
+        return reader(name, **options)
+    except UNREADABLE as error:
+        place = "folder" if Path(name).is_dir() else "hub id (and there is no such folder)"
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot load the model '{name}', read as a {place}: {reason}") from error
+
+
+def _check_fits(name: str, visual_feat_dim: int, vocab_size: int) -> None:
+    """Refuse a checkpoint of another family or for other data, before its weights are read."""
+    found = _read(AutoConfig.from_pretrained, name)
+    if not isinstance(found, LxmertConfig):
+        raise UserError(f"model '{name}' is of type '{found.model_type}'; only 'lxmert' can be adapted.")
+    if found.visual_feat_dim != visual_feat_dim:
+        raise UserError(
+            f"model '{name}' reads region features of {found.visual_feat_dim} values, the data has {visual_feat_dim}."
+        )
+    if found.vocab_size != vocab_size:
+        raise UserError(
+            f"model '{name}' has a vocabulary of {found.vocab_size} words, the tokenizer of the data has {vocab_size}."
+        )
+
+
+def _check_report(name: str, report: Mapping[str, Any]) -> None:
+    """Only the answer head may be new: a frozen half of random weights would be worthless."""
+    new = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    backbone = [key for key in new if not key.startswith(HEAD)]
+    if backbone:
+        raise UserError(f"model '{name}' lacks {len(backbone)} weights of the backbone, for instance '{backbone[0]}'.")
+    if new:
+        logger.warning("Newly initialised weights of the answer head, not found in '%s': %s", name, ", ".join(new))

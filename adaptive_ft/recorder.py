@@ -1,0 +1,144 @@
+"""What a person gets from a run, written by rank 0: numbers to the trackers, pictures per epoch, the summary row."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adaptive_ft.analysis.pictures import save_figure, save_usage_csv, training_curves, usage_heatmap
+from adaptive_ft.analysis.table import read_rows, text_table
+from adaptive_ft.analysis.usage import UsageMeter
+from adaptive_ft.build import Run
+from adaptive_ft.data.choice import all_questions
+from adaptive_ft.evaluation import Evaluation
+from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, best_constant_answer
+from adaptive_ft.tracking import Tracker, open_trackers
+
+PER_CENT = 100.0
+
+
+class Recorder:
+    """Rank 0's pen."""
+
+    def __init__(self, run: Run, resumed_at: int | None) -> None:
+        self.run = run
+        self.constant = best_constant_answer(all_questions(run.parts.val_shards), run.parts.task.answer_table)
+        self.start_score: float | None = None
+        self.trackers: list[Tracker] = open_trackers(
+            run.folder.path, run.config.tracking, asdict(run.config), resumed_at
+        )
+        self._marks = [(time.monotonic(), run.engine.updates)]
+
+    def window(self, step: int, values: Mapping[str, float]) -> None:
+        """The means of one interval, with the speed since the last line under `time/` (the only values that may
+        differ between two identical runs)."""
+        now = time.monotonic()
+        then, before = self._marks[-1]
+        self._marks = [(now, step)]
+        examples = (step - before) * self.run.global_batch
+        self._to_all(step, {**values, "time/examples_per_second": examples / max(1e-9, now - then)})
+
+    def start(self, report: AccuracyReport) -> None:
+        """The pretrained model before the first update."""
+        self.start_score = report.overall.soft
+        self._to_all(0, {"val/score": report.overall.soft})
+
+    def epoch(
+        self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter
+    ) -> dict[str, Any]:
+        """The record of a finished epoch (0-based), with its heatmaps."""
+        assert evaluation.report is not None
+        step = self.run.engine.updates
+        overall = evaluation.report.overall
+        record = {
+            "epoch": epoch + 1,
+            "step": step,
+            "loss": means["loss"],
+            "train_score": means["score"],
+            "val_score": overall.soft,
+            "gap": means["score"] - overall.soft,
+            "official_accuracy": overall.official,
+            "by_answer_type": {kind: asdict(score) for kind, score in evaluation.report.by_answer_type.items()},
+            "tuned_share_train": usage.summary()["mean_tuned_share"],
+            "tuned_share_val": evaluation.usage.summary()["mean_tuned_share"],
+        }
+        self._to_all(step, {f"epoch/{name}": value for name, value in record.items() if isinstance(value, int | float)})
+        for split, meter in (("train", usage), ("val", evaluation.usage)):
+            self._heatmap(epoch + 1, step, split, meter)
+        return record
+
+    def curves(self, history: list[dict[str, Any]]) -> None:
+        """Score, gap and loss over the epochs so far, as one picture that is replaced."""
+        path = self.run.folder.plots / "curves.png"
+        save_figure(training_curves(history), path)
+        for tracker in self.trackers:
+            tracker.picture(history[-1]["step"], "curves", path)
+
+    def finish(self, history: list[dict[str, Any]], best: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Close the trackers and write summary.json: the run's row in the strategy table."""
+        for tracker in self.trackers:
+            tracker.close()
+        last = history[-1] if history else {}
+        counts = self.run.parameter_counts
+        config = self.run.config
+        summary = {
+            "name": self.run.folder.path.name,
+            "strategy": config.adapt.strategy,
+            "policy": config.adapt.policy.kind if self.run.parts.model.decisions else None,
+            "train_score": last.get("train_score"),
+            "val_score": last.get("val_score"),
+            "gap": last.get("gap"),
+            "official_accuracy": last.get("official_accuracy"),
+            "best_val_score": best.get("val_score"),
+            "best_step": best.get("step"),
+            "start_val_score": self.start_score,
+            "best_constant": {
+                "answer": self.constant.answer,
+                "score": self.constant.score.soft,
+                "official_accuracy": self.constant.score.official,
+            },
+            "trainable_parameters": counts["trainable"],
+            "frozen_parameters": counts["frozen"],
+            "tuned_share": last.get("tuned_share_val"),
+            "seed": config.seed,
+            "epochs": len(history),
+            "steps": self.run.engine.updates,
+            "world_size": self.run.ranks.world_size,
+            "seconds": seconds,
+        }
+        self.run.folder.write_summary(summary)
+        return summary
+
+    def _heatmap(self, epoch: int, step: int, split: str, meter: UsageMeter) -> None:
+        shares = meter.component_shares()
+        path = self.run.folder.plots / f"usage_{split}_epoch{epoch:02d}.png"
+        components = self.run.parts.model.components
+        save_figure(usage_heatmap(shares, components, f"Tuned share, {split}, epoch {epoch}"), path)
+        save_usage_csv(shares, components, path.with_suffix(".csv"))
+        for tracker in self.trackers:
+            # The original's key: "SpotTune Finetuning Fraction: train".
+            tracker.picture(step, f"{self.run.config.adapt.strategy} Finetuning Fraction: {split}", path)
+
+    def _to_all(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(step, values)
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """One line about an epoch, for the terminal."""
+    official = record["official_accuracy"]
+    told = f"  official {PER_CENT * official:.2f}" if official is not None else ""
+    return (
+        f"epoch {record['epoch']}  loss {record['loss']:.3f}  train {PER_CENT * record['train_score']:.2f}  "
+        f"val {PER_CENT * record['val_score']:.2f}  gap {PER_CENT * record['gap']:+.2f}{told}  "
+        f"tuned {PER_CENT * record['tuned_share_val']:.0f} %"
+    )
+
+
+def show_outcome(folder: Path) -> None:
+    """Print the strategy table of the finished runs beside `folder`, and where this run's pictures lie."""
+    runs = sorted((path.parent for path in folder.parent.glob("*/summary.json")), key=lambda run: run.stat().st_mtime)
+    print("\n" + text_table(*read_rows(runs)))
+    print(f"pictures   {folder / 'plots'}")
+    print(f"evaluate   adaptive-ft eval --checkpoint {folder}")

@@ -1,0 +1,202 @@
+"""Where the numbers of a run go: metrics.jsonl always; wandb and TensorBoard when asked; rank 0 only.
+
+Neither tracker is imported unless it is asked for. wandb is offline by default; its run id stays in the run folder,
+so a resumed or requeued run continues the same curves on the axis `step`.
+"""
+
+import importlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+from tqdm import tqdm
+
+from adaptive_ft.engine.checkpoint import write_atomically
+from adaptive_ft.errors import UserError
+
+
+@dataclass
+class TrackingConfig:
+    """What is recorded where."""
+
+    report_to: list[Literal["wandb", "tensorboard"]] = field(default_factory=list)
+    """Trackers beside metrics.jsonl; each needs its extra: pip install adaptive-ft[wandb]."""
+    logging_steps: int = 10
+    """Updates between two recorded lines."""
+    wandb_project: str = "adaptive-finetuning"
+    wandb_mode: Literal["offline", "online"] = "offline"
+    """Offline runs are sent later with the `wandb sync` line that is printed at the end."""
+
+
+class Tracker(Protocol):
+    """What a place for numbers must offer."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record scalars at `step`."""
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Record a PNG."""
+
+    def close(self) -> None:
+        """Flush."""
+
+
+class JsonLines:
+    """metrics.jsonl: one JSON object per line, flushed at once; on resume the lines after the checkpoint are cut
+    away.
+    """
+
+    def __init__(self, path: Path, resumed_at: int | None) -> None:
+        if resumed_at is not None and path.is_file():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resumed_at]
+            write_atomically(path, "".join(line + "\n" for line in kept))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append {"step": step, **values}."""
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._stream.flush()
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Pictures already lie in the run folder."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of one line; a line torn by a kill counts as later than everything."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Wandb:
+    """Weights & Biases, offline unless told otherwise."""
+
+    def __init__(self, folder: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> None:
+        self._wandb = _import_tracker("wandb")
+        id_file = folder / "wandb_id"
+        if not id_file.is_file():
+            write_atomically(id_file, uuid.uuid4().hex[:8])
+        self._folder = folder
+        self._offline = config.wandb_mode == "offline"
+        self._run = self._wandb.init(
+            project=config.wandb_project,
+            name=folder.name,
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=folder,
+            mode=config.wandb_mode,
+            config=dict(run_config),
+        )
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars on our own axis `step`."""
+        self._run.log({"step": step, **values})
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """The PNG as an image (a matplotlib figure would go through plotly and lose heatmaps: wandb#3987)."""
+        self._run.log({"step": step, name: self._wandb.Image(str(path))})
+
+    def close(self) -> None:
+        """Finish, and say how to send an offline run."""
+        place = Path(self._run.dir).parent
+        self._run.finish(quiet=True)
+        if self._offline:
+            print(f"wandb recorded offline; send it with: wandb sync {place}")
+
+
+class TensorBoard:
+    """TensorBoard event files in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = _import_tracker("torch.utils.tensorboard", "tensorboard").SummaryWriter(
+            str(folder / "tensorboard")
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """The PNG as an image."""
+        import_array = importlib.import_module("matplotlib.image").imread
+        self._writer.add_image(name, import_array(path)[..., :3], step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+def _import_tracker(module: str, extra: str | None = None) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = extra or module
+        raise UserError(
+            f"--tracking.report_to {name} needs the package {name}: pip install 'adaptive-ft[{name}]'."
+        ) from error
+
+
+def open_trackers(
+    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
+) -> list[Tracker]:
+    """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only)."""
+    trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", resumed_at)]
+    if "wandb" in config.report_to:
+        trackers.append(Wandb(folder, config, run_config))
+    if "tensorboard" in config.report_to:
+        trackers.append(TensorBoard(folder))
+    return trackers
+
+
+class Progress:
+    """A bar on a terminal; under a batch system one plain line per interval, so that a log file stays readable."""
+
+    def __init__(self, title: str, total: int, start: int = 0, shown: bool = True) -> None:
+        self._title, self._total, self._start, self._done, self._shown = title, total, start, start, shown
+        self._began = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=start, desc=title, unit="step", dynamic_ncols=True)
+            if shown and sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self) -> None:
+        """One step further."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def tell(self, facts: Mapping[str, str]) -> None:
+        """Show `facts` beside the bar, or as a line of their own."""
+        if self._bar is not None:
+            self._bar.set_postfix(dict(facts))
+        elif self._shown:
+            rate = (self._done - self._start) / max(1e-9, time.monotonic() - self._began)
+            told = "  ".join(f"{name} {value}" for name, value in facts.items())
+            print(f"{self._title} {self._done}/{self._total}  {told}  {rate:.1f} steps/s", flush=True)
+
+    def say(self, text: str) -> None:
+        """One line of text that does not tear the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self._shown:
+            print(text, flush=True)

@@ -1,0 +1,197 @@
+"""The loop: fit, one training step, the end of an epoch, save and resume.
+
+    batch -> AdaptiveModel.forward (policy -> gates -> base) -> task loss + policy losses -> backward -> step
+
+A step is a pure function of (weights, data position, seed, update): every micro-batch seeds the generators anew from
+(seed, update, micro-batch, rank), so a resumed run needs no saved generator and repeats the undisturbed one bit for
+bit.
+"""
+
+import functools
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaptive_ft.analysis.usage import UsageMeter
+from adaptive_ft.build import Run
+from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.errors import UserError
+from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.losses import policy_losses
+from adaptive_ft.meters import MeanMeter
+from adaptive_ft.recorder import Recorder, sentence
+from adaptive_ft.saving import export_merged, load_checkpoint, save_checkpoint
+from adaptive_ft.tracking import Progress
+
+EVALUATION = 2**32 - 1
+
+
+class Trainer:
+    """Fine-tunes the model of a `Run`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.config, self.ranks, self.engine, self.task = run.config, run.ranks, run.engine, run.parts.task
+        self.tying = run.parts.model.tying
+        self.epoch = 0
+        self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        self.recorder: Recorder | None = None
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the last update; the summary of the run (the same on every rank)."""
+        began = time.monotonic()
+        resumed_at = self._resume()
+        if self.ranks.is_main:
+            self.recorder = Recorder(self.run, resumed_at)
+        if resumed_at is None and self.config.eval_on_start:
+            self._evaluate_start()
+        with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
+            while self.engine.updates < self.run.total_updates:
+                rates = self.train_step()
+                progress.advance()
+                if self._is_interval():
+                    progress.tell(self._record_window(rates))
+                if self.engine.updates == self.run.epoch_end(self.epoch):
+                    progress.say(self._end_epoch())
+                elif self.config.save_steps and self.engine.updates % self.config.save_steps == 0:
+                    self._save(best=False)
+        return self._finish(time.monotonic() - began)
+
+    def train_step(self) -> dict[str, float]:
+        """One optimizer update over all micro-batches of all ranks; the learning rates used, by group."""
+        self.engine.module.train()
+        update = self.engine.updates
+        for micro in range(self.config.gradient_accumulation_steps):
+            seed_step(self.config.seed, update, micro, self.ranks.rank)
+            self._forward_backward(next(self.run.train))
+            rates = self.engine.step()
+        return rates
+
+    def _forward_backward(self, raw: RawBatch) -> None:
+        batch = self.task.collate(raw).to(self.ranks.device, self.engine.dtype)
+        outputs = self.engine(**batch.inputs)
+        logits_BA = self.task.logits(outputs)
+        answer_loss = self.task.loss(logits_BA, batch)
+        extra = policy_losses(outputs.gates, self.config.losses, self.tying.live, self.ranks.mean_with_local_gradient)
+        self.engine.backward(torch.stack([answer_loss, *extra.values()]).sum())
+        values = {
+            "loss": answer_loss.detach(),
+            "score": self.task.soft_scores(logits_BA.detach(), batch).mean(),
+            **{f"loss_{name}": value.detach() for name, value in extra.items()},
+        }
+        self.epoch_means.update(values, len(batch))
+        self.window.update(values, len(batch))
+        self.usage.update(outputs.gates.detach())
+
+    def _is_interval(self) -> bool:
+        every = self.config.tracking.logging_steps
+        return self.engine.updates % every == 0 or self.engine.updates == self.run.total_updates
+
+    def _record_window(self, rates: dict[str, float]) -> dict[str, str]:
+        """Record the means over ranks since the last interval; the few to show beside the progress."""
+        self.window.reduce(self.ranks.sum)
+        means, self.window = self.window.means(), MeanMeter()
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"The training loss is {means['loss']} at update {self.engine.updates}: lower --optim.learning_rate"
+                f" (now {self.config.optim.learning_rate}) or clip harder (--optim.max_grad_norm)."
+            )
+        values = {f"train/{name}": value for name, value in means.items()}
+        values["train/gradient_norm"] = self.engine.gradient_norm()
+        values |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
+        if self.recorder:
+            self.recorder.window(self.engine.updates, values)
+        return {"loss": f"{means['loss']:.3f}", "score": f"{100 * means['score']:.1f}"}
+
+    def _evaluate(self, policy: str | None = None) -> Evaluation:
+        self.engine.module.eval()
+        # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
+        seed_step(self.config.seed, self.engine.updates, EVALUATION, self.ranks.rank)
+        forward = functools.partial(self.engine, policy=policy)
+        shards = self.run.parts.val_shards
+        return evaluate(
+            forward,
+            self.run.open_val(),
+            shards.num_examples,
+            self.task,
+            self.tying,
+            self.ranks,
+            self.engine.dtype,
+        )
+
+    def _evaluate_start(self) -> None:
+        """The pretrained model before any update: all gates frozen."""
+        evaluation = self._evaluate("frozen")
+        if self.recorder and evaluation.report:
+            self.recorder.start(evaluation.report)
+
+    def _end_epoch(self) -> str:
+        """Score, gap, pictures, checkpoint; one sentence about the epoch."""
+        self.epoch_means.reduce(self.ranks.sum)
+        self.usage.reduce(self.ranks.sum)
+        evaluation = self._evaluate()
+        record: dict[str, Any] = {}
+        if self.recorder:
+            record = self.recorder.epoch(self.epoch, self.epoch_means.means(), evaluation, self.usage)
+        self.history.append(self.ranks.broadcast(record))
+        self.epoch += 1
+        self.epoch_means, self.usage = MeanMeter(), UsageMeter(self.tying)
+        record = self.history[-1]
+        is_best = not self.best or record["val_score"] > self.best["val_score"]
+        if is_best:
+            self.best = {"val_score": record["val_score"], "step": self.engine.updates}
+        if self.recorder:
+            self.recorder.curves(self.history)
+        self._save(best=is_best)
+        return sentence(record)
+
+    def _save(self, *, best: bool) -> None:
+        """Write a checkpoint; from here on rank 0 carries the sums of all ranks, in this run as in a resumed one."""
+        meters = self._meters()
+        for meter in meters.values():
+            meter.settle(self.ranks.sum, self.ranks.is_main)
+        state = {
+            "stream": self.run.train.state_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+            "best": self.best,
+            "start_score": self.recorder.start_score if self.recorder else None,
+            "meters": {name: meter.state_dict() for name, meter in meters.items()},
+        }
+        save_checkpoint(self.run, state, best=best)
+
+    def _resume(self) -> int | None:
+        """Continue from the newest whole checkpoint when asked to; the update it was written after."""
+        state = load_checkpoint(self.run)
+        if state is None:
+            return None
+        self.run.train.load_state_dict(state["stream"])
+        self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
+        if self.ranks.is_main:
+            for name, meter in self._meters().items():
+                meter.load_state_dict(state["meters"][name])
+        return self.engine.updates
+
+    def _meters(self) -> dict[str, MeanMeter | UsageMeter]:
+        return {"epoch_means": self.epoch_means, "window": self.window, "usage": self.usage}
+
+    def _finish(self, seconds: float) -> dict[str, Any]:
+        self.run.train.close()
+        summary = self.recorder.finish(self.history, self.best, seconds) if self.recorder else {}
+        if self.config.export_to and self.ranks.is_main:
+            export_merged(self.run.folder.path, Path(self.config.export_to))
+        return dict(self.ranks.broadcast(summary))
+
+
+def seed_step(seed: int, update: int, micro: int, rank: int) -> None:
+    """Seed torch's generators for one micro-batch of one rank: dropout and Gumbel noise differ between ranks and
+    steps.
+    """
+    state = np.random.SeedSequence([seed, update, micro, rank]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(state) >> 1)

@@ -1,0 +1,30 @@
+"""Fine-tune a model adaptively: parse, build, fit.
+
+deepspeed train.py --ds_config ds_configs/zero2.json            one rank per GPU, or one on a CPU
+deepspeed --num_gpus 2 train.py --ds_config ds_configs/zero2.json
+torchrun --nproc-per-node 2 train.py --config recipes/lxmert_vqa.yaml
+accelerate launch train.py --strategy SpotTune_Block
+python train.py --help
+"""
+
+import sys
+
+from adaptive_ft.build import build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.embedded import prepare_embedded
+from adaptive_ft.engine.ranks import Ranks, run_ranks
+from adaptive_ft.trainer import Trainer
+
+
+def main(ranks: Ranks) -> None:
+    """One run from the command line."""
+    config = load_run_config(sys.argv[1:], loud=ranks.is_main)
+    prepare_embedded(config, ranks)
+    run = build(config, ranks)
+    Trainer(run).fit()
+    if ranks.is_main:
+        show_outcome(run.folder.path)
+
+
+if __name__ == "__main__":
+    run_ranks(main)
