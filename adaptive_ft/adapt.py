@@ -155,8 +155,7 @@ class AdaptiveModel(nn.Module):
         return "other" if inside.startswith(prefix and f"{prefix}.") else "head"
 
     def count_parameters(self) -> dict[str, int]:
-        """Numbers of parameters: "trainable", "frozen", and those of each group ("delta", "policy",
-        "other", "head")."""
+        """Numbers of parameters: "trainable", "frozen", and those of each group by its name."""
         counts = dict.fromkeys(("trainable", "frozen", *GROUPS), 0)
         for name, parameter in self.named_parameters():
             # A parameter partitioned by ZeRO-3 is empty here and carries its true size as ds_numel.

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.config import RunConfig
 from adaptive_ft.data.choice import open_shards
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream, TrainStream
+from adaptive_ft.engine.checkpoint import LATEST
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.ranks import Ranks
@@ -87,6 +88,8 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
     """
     parts = ranks.together(lambda: _build_parts(config, ranks.world_size))
     folder = RunFolder(ranks.on_main(lambda: open_run_folder(config).path))
+    if config.model.name is None and ranks.is_main:
+        keep_random_base(parts.model, folder)
     counts = parts.model.count_parameters()
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
@@ -136,7 +139,34 @@ def _build_parts(config: RunConfig, world_size: int) -> Parts:
         vocab_size=len(tokenizer),
     )
     model = get_adaptive_model(base, config.adapt)
+    check_export(config.export_to, model)
     return Parts(train_shards, val_shards, tokenizer, task, model, numbers)
+
+
+def keep_random_base(model: AdaptiveModel, folder: RunFolder) -> None:
+    """Save the random weights a run starts from: no hub or folder could give the frozen half again.
+
+    Once there is a checkpoint that stands on them they stay: a resume with another seed must not take them away.
+    """
+    if folder.checkpoints.pointed(LATEST) is not None:
+        return
+    base: PreTrainedModel = model.base
+    plain = {name: value for name, value in base.state_dict().items() if "delta_" not in name}
+    base.save_pretrained(folder.base, state_dict=plain)
+
+
+def check_export(destination: str | None, model: AdaptiveModel) -> None:
+    """Refuse before the training what could not be exported after it."""
+    if destination is None:
+        return
+    if model.decisions:
+        raise UserError(
+            f"--export_to '{destination}' needs one set of weights, but strategy '{model.config.strategy}' decides per"
+            " input: leave it out, or choose a strategy with constant decisions."
+        )
+    place = Path(destination)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"--export_to '{destination}' is in use: choose a new folder, or remove it first.")
 
 
 def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> PreTrainedTokenizerBase:

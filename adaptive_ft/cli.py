@@ -1,28 +1,22 @@
-"""`adaptive-ft world | tokenizer | shards | verify | eval | table`: everything around a training run."""
+"""`adaptive-ft COMMAND ...`: everything around a training run; one command a module in `commands`."""
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import tyro
 
-from adaptive_ft.commands.evaluate import Evaluate
-from adaptive_ft.commands.shards import Shards
-from adaptive_ft.commands.table import Table
-from adaptive_ft.commands.tokenizer import Tokenizer
-from adaptive_ft.commands.verify import Verify
-from adaptive_ft.commands.world import World
-from adaptive_ft.errors import UserError
+from adaptive_ft.errors import UserError, nearest
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "world": World,
-    "tokenizer": Tokenizer,
-    "shards": Shards,
-    "verify": Verify,
-    "eval": Evaluate,
-    "table": Table,
+COMMANDS = {
+    "world": "generate the embedded image-text world",
+    "tokenizer": "train a tokenizer on the questions of a split",
+    "shards": "convert question files and region features to shards",
+    "verify": "read every byte of a shard set and compare it with its manifest",
+    "eval": "answer the questions of any shard set with a trained run",
+    "table": "print the strategy table of finished runs",
 }
+HELP_WORDS = ("-h", "--help")
 
 
 def main() -> None:
@@ -30,11 +24,35 @@ def main() -> None:
     # The tokenizers library warns, once per process, when a thread pool it used is forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="adaptive-ft", description=__doc__)
-        command.run()
+        run_command(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run the command named by the first word with the options in the others.
+
+    Raises:
+        UserError: an unknown command, or what the command itself raises.
+    """
+    if not arguments or arguments[0] in HELP_WORDS:
+        print(overview())
+        return
+    name, *options = arguments
+    if name not in COMMANDS:
+        raise UserError(f"There is no command '{name}'.{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}.")
+    # Only the module asked for is imported: DeepSpeed alone, which eval needs, takes two seconds.
+    command = importlib.import_module(f"adaptive_ft.commands.{name}").Command
+    tyro.cli(command, prog=f"adaptive-ft {name}", args=options).run()
+
+
+def overview() -> str:
+    """One line per command."""
+    lines = [f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        ["usage: adaptive-ft COMMAND [options]    (adaptive-ft COMMAND --help for its options)", "", *lines]
+    )
 
 
 if __name__ == "__main__":

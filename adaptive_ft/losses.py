@@ -45,8 +45,10 @@ class PolicyLossConfig:
 
 
 def constrain_k(fraction_L: Tensor, k: float) -> Tensor:
-    """Pull the expected number of tuned decisions to k: (sum_d f_d - k)^2. Source: original_method.md
-    section 6."""
+    """Pull the expected number of tuned decisions to k: (sum_d f_d - k)^2.
+
+    Source: original_method.md section 6.
+    """
     return (fraction_L.sum() - k) ** 2
 
 

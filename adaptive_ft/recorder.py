@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adaptive_ft.analysis.pictures import save_figure, save_usage_csv, training_curves, usage_heatmap
+from adaptive_ft.analysis.pictures import save_figure, save_history_csv, save_usage_csv, training_curves, usage_heatmap
 from adaptive_ft.analysis.table import read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
@@ -21,10 +21,10 @@ PER_CENT = 100.0
 class Recorder:
     """Rank 0's pen."""
 
-    def __init__(self, run: Run, resumed_at: int | None) -> None:
+    def __init__(self, run: Run, resumed_at: int | None, start_score: float | None = None) -> None:
         self.run = run
         self.constant = best_constant_answer(all_questions(run.parts.val_shards), run.parts.task.answer_table)
-        self.start_score: float | None = None
+        self.start_score = start_score
         self.trackers: list[Tracker] = open_trackers(
             run.folder.path, run.config.tracking, asdict(run.config), resumed_at
         )
@@ -72,6 +72,7 @@ class Recorder:
         """Score, gap and loss over the epochs so far, as one picture that is replaced."""
         path = self.run.folder.plots / "curves.png"
         save_figure(training_curves(history), path)
+        save_history_csv(history, path.with_suffix(".csv"))
         for tracker in self.trackers:
             tracker.picture(history[-1]["step"], "curves", path)
 

@@ -41,6 +41,10 @@ class RunFolder:
         """The resolved config."""
         return self.path / "config.yaml"
 
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
+        write_atomically(self.config_file, dump_run_config(config))
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=1))
@@ -73,7 +77,6 @@ def open_run_folder(config: RunConfig) -> RunFolder:
         )
     folder = RunFolder(path)
     folder.plots.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.config_file, dump_run_config(config))
     return folder
 
 

@@ -99,13 +99,6 @@ def _check_same_base(run: Run, tag: str, state: dict[str, Any]) -> None:
         )
 
 
-def save_random_base(run: Run) -> None:
-    """Keep the random weights a run starts from as RUN/base (rank 0 only): no hub or folder could give them again."""
-    base: PreTrainedModel = run.parts.model.base
-    plain = {name: value for name, value in base.state_dict().items() if "delta_" not in name}
-    base.save_pretrained(run.folder.base, state_dict=plain)
-
-
 @dataclass(frozen=True)
 class Restored:
     """A model brought back from a run folder, ready to answer questions."""

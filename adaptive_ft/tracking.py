@@ -9,11 +9,13 @@ import json
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
+import transformers
 from tqdm import tqdm
 
 from adaptive_ft.engine.checkpoint import write_atomically
@@ -48,12 +50,13 @@ class Tracker(Protocol):
 
 class JsonLines:
     """metrics.jsonl: one JSON object per line, flushed at once; on resume the lines after the checkpoint are cut
-    away.
+    away, on a fresh start all of them (an attempt killed before its first checkpoint may have left some).
     """
 
     def __init__(self, path: Path, resumed_at: int | None) -> None:
-        if resumed_at is not None and path.is_file():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resumed_at]
+        if path.is_file():
+            last = -1 if resumed_at is None else resumed_at
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
             write_atomically(path, "".join(line + "\n" for line in kept))
         self._stream = path.open("a", encoding="utf-8")
 
@@ -158,6 +161,12 @@ def open_trackers(
     if "tensorboard" in config.report_to:
         trackers.append(TensorBoard(folder))
     return trackers
+
+
+def quiet_libraries() -> None:
+    """Silence what others print about themselves: loading bars, and deprecated calls between DeepSpeed and torch."""
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..* is deprecated", category=FutureWarning)
 
 
 class Progress:

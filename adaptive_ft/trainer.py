@@ -41,6 +41,7 @@ class Trainer:
         self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
+        self.start_score: float | None = None
         self.recorder: Recorder | None = None
 
     def fit(self) -> dict[str, Any]:
@@ -48,7 +49,8 @@ class Trainer:
         began = time.monotonic()
         resumed_at = self._resume()
         if self.ranks.is_main:
-            self.recorder = Recorder(self.run, resumed_at)
+            self.run.folder.write_config(self.config)
+            self.recorder = Recorder(self.run, resumed_at, self.start_score)
         if resumed_at is None and self.config.eval_on_start:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
@@ -173,6 +175,7 @@ class Trainer:
             return None
         self.run.train.load_state_dict(state["stream"])
         self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
+        self.start_score = state["start_score"]
         if self.ranks.is_main:
             for name, meter in self._meters().items():
                 meter.load_state_dict(state["meters"][name])

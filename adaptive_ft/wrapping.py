@@ -11,11 +11,10 @@ from adaptive_ft.strategies import FROZEN
 
 
 def wrap(model: nn.Module, leaves: Sequence[Leaf], index: Sequence[int], holder: GateHolder) -> None:
-    """Freeze all `leaves` of `model` and replace those that may be tuned by gated ones that read from
-    `holder`.
+    """Freeze all `leaves` of `model` and replace those that may be tuned by gated ones.
 
-    index: one entry per component, as in `Tying.index`. A leaf whose components are all FROZEN stays plain:
-    it needs neither a delta nor a gate.
+    holder: where the gated leaves find their gates. index: one entry per component, as in `Tying.index`. A
+    leaf whose components are all FROZEN stays plain: it needs neither a delta nor a gate.
     """
     for leaf in leaves:
         module = model.get_submodule(leaf.path)
@@ -25,8 +24,7 @@ def wrap(model: nn.Module, leaves: Sequence[Leaf], index: Sequence[int], holder:
 
 
 def unwrap(model: nn.Module, leaves: Sequence[Leaf], tuned_C: Tensor) -> None:
-    """Replace the gated leaves by plain ones, each component with its tuned (1) or its pretrained (0)
-    weights.
+    """Replace the gated leaves by plain ones, each component tuned (1) or as pretrained (0).
 
     All leaves train again afterwards, as in any model just loaded.
     """

@@ -1,1 +1,1 @@
-"""What `adaptive-ft` can do, one command a file: a dataclass of options with `run()`."""
+"""What `adaptive-ft` can do: one module per command, holding its options as the dataclass `Command` with `run()`."""

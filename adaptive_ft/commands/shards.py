@@ -9,13 +9,13 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from adaptive_ft.commands.questions import QuestionFiles
 from adaptive_ft.data.answers import build_answer_table, process_answer
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shards import IMAGES_PER_SHARD, write_shards
 from adaptive_ft.data.sources.join import Join, QuestionsByImage, records_without_regions
 from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
+from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.errors import UserError
 
 # The usual cut for VQA v2: answers given to at least nine training questions.
@@ -23,7 +23,7 @@ MIN_ANSWER_COUNT = 9
 
 
 @dataclass
-class Shards:
+class Command:
     """Convert question files and features to shards; without --features the shards hold questions only (for
     --data.blind).
     """

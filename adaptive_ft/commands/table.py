@@ -9,7 +9,7 @@ from adaptive_ft.analysis.table import markdown_table, read_rows, text_table
 
 
 @dataclass
-class Table:
+class Command:
     """Print the strategy table of finished runs."""
 
     runs: Positional[list[Path]]

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adaptive_ft.commands.questions import QuestionFiles
+from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_tokenizer
 from adaptive_ft.errors import UserError
 
 
 @dataclass
-class Tokenizer:
+class Command:
     """Train a lower-case WordPiece tokenizer in BERT's form on the questions of a split."""
 
     output: Path

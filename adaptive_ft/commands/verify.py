@@ -10,7 +10,7 @@ from adaptive_ft.data.shard_set import verify
 
 
 @dataclass
-class Verify:
+class Command:
     """Check hashes, members and counts of a folder of shards."""
 
     folder: Positional[Path]

@@ -8,7 +8,7 @@ from adaptive_ft.embedded import make_world
 
 
 @dataclass
-class World:
+class Command:
     """Generate pictures, regions, questions and answers of two domains as shards with a tokenizer."""
 
     folder: Path = Path("data/world")

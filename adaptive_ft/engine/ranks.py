@@ -23,6 +23,7 @@ from adaptive_ft.errors import UserError
 
 Result = TypeVar("Result")
 
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
@@ -137,14 +138,14 @@ def free_port() -> int:
 def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
     """Join the process group (NCCL on GPUs, gloo on CPUs) and check that the world has the size that was asked for."""
     environment.update(read_environment(environment))
-    # With LOCAL_SIZE set DeepSpeed compiles a shared-memory all-reduce for CPUs: 30 s and a C++ compiler for nothing
-    # here.
-    environment.pop("LOCAL_SIZE", None)
+    # On a CPU DeepSpeed would first compile a shared-memory all-reduce: 30 s, a C++ compiler, and a lock file that a
+    # kill leaves behind for every later run to wait on. gloo does the work.
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     rank, world_size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    else:
+    elif "OMP_NUM_THREADS" not in environment:
         ranks_here = int(environment.get("LOCAL_WORLD_SIZE", world_size))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
     if not dist.is_initialized():

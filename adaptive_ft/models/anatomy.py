@@ -9,8 +9,7 @@ from adaptive_ft.components import ComponentMap
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One Linear or LayerNorm: its path inside the model and its columns start:stop in a [B, C] gate
-    tensor."""
+    """One Linear or LayerNorm: its path in the model and its columns start:stop of gates [B, C]."""
 
     path: str
     start: int

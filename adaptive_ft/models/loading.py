@@ -46,8 +46,7 @@ class ModelConfig:
 def build_base(
     config: ModelConfig, *, num_answers: int, visual_feat_dim: int, vocab_size: int
 ) -> LxmertForQuestionAnswering:
-    """The base model with an answer head of `num_answers` outputs, for region features of `visual_feat_dim`
-    values.
+    """The base model with `num_answers` outputs, for region features of `visual_feat_dim` values.
 
     Raises UserError when the checkpoint cannot be read, lacks backbone weights, or does not fit the data.
     Weights of the answer head that the checkpoint does not have start at random, and the log says so.

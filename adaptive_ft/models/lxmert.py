@@ -17,8 +17,7 @@ from adaptive_ft.models.anatomy import Anatomy, Leaf
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One or more components of a layer: the modules they split, and whether they sit on the region
-    stream."""
+    """One or more components of a layer, the modules they split, and the stream they sit on."""
 
     name: str
     modules: tuple[str, ...]

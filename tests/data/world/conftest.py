@@ -13,9 +13,7 @@ from adaptive_ft.data.world.config import SPLITS
 from adaptive_ft.data.world.generate import make_record
 from adaptive_ft.data.world.priors import split_priors
 
-CONFIG = WorldConfig(
-    seed=3, source_train_images=80, source_val_images=10, target_train_images=80, target_val_images=80
-)
+CONFIG = WorldConfig(seed=3, source_train_images=80, source_val_images=10, target_train_images=80, target_val_images=80)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.vqa import VqaTask
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
+from adaptive_ft.tracking import quiet_libraries
 
 
 @dataclass
-class Evaluate:
+class Command:
     """Evaluate a run's checkpoint on a shard set; every question once, deterministic gates."""
 
     checkpoint: Path
@@ -39,6 +40,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Restore, evaluate, print."""
+        quiet_libraries()
         restored = restore(self.checkpoint, self.which)
         config = restored.config
         folder = str(self.shards or config.data.val)

@@ -1,4 +1,4 @@
-"""The options by which commands name question files, and their reading."""
+"""The options by which a person names question files, and their reading."""
 
 from dataclasses import dataclass
 from pathlib import Path
