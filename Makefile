@@ -1,19 +1,23 @@
 # Two commands do everything on a machine with Python 3.11+ and git: `make train` and `make test`.
 
 PYTHON ?= python3
-RANKS ?= 2
+# Ranks of `make train`: two on a CPU; RANKS= leaves the choice to DeepSpeed, which takes every GPU.
+RANKS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo 2)
 # Which build of torch: auto (cuda where nvidia-smi finds a GPU, else cpu), cuda or cpu.
 TORCH ?= auto
 # The index of PyTorch's CPU wheels, for machines whose package index has none (see README, Install).
 TORCH_INDEX ?=
 
 BIN := .venv/bin
+LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
 .PHONY: train test check bench install world clean
 
+# The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
-	$(BIN)/deepspeed --num_gpus $(RANKS) train.py --ds_config ds_configs/zero2.json
+	$(LAUNCH) train.py --ds_config ds_configs/zero2.json
+	$(LAUNCH) train.py --ds_config ds_configs/zero2.json --strategy standard
 
 test: install
 	$(BIN)/python -m pytest

@@ -11,7 +11,7 @@ import sys
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
-from adaptive_ft.embedded import prepare_embedded
+from adaptive_ft.embedded import prepare_embedded, with_embedded_recipe
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.recorder import show_outcome
 from adaptive_ft.tracking import quiet_libraries
@@ -21,7 +21,7 @@ from adaptive_ft.trainer import Trainer
 def main(ranks: Ranks) -> None:
     """One run from the command line."""
     quiet_libraries()
-    config = load_run_config(sys.argv[1:], loud=ranks.is_main)
+    config = load_run_config(with_embedded_recipe(sys.argv[1:]), loud=ranks.is_main)
     prepare_embedded(config, ranks)
     run = build(config, ranks)
     Trainer(run).fit()

@@ -1,10 +1,11 @@
 """The configuration of a run: one root made of the dataclasses that stand beside the code they configure.
 
 Defaults < YAML (`--config FILE`) < command line, whatever the order on the line; an unknown key is an error with the
-nearest name. The defaults are the embedded run: adapt the small base to the target domain of the generated world.
-"""
+nearest name."""
 
+import contextlib
 import dataclasses
+import io
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ from adaptive_ft.models.loading import ModelConfig
 from adaptive_ft.tasks.vqa import VqaConfig
 from adaptive_ft.tracking import TrackingConfig
 
-EMBEDDED_BASE = "data/base"
 SWALLOWED = ("--local_rank", "--local-rank")
 ALIASES = {
     "--deepspeed_config": "--ds_config",
@@ -50,7 +50,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     ds_config: str = "ds_configs/zero2.json"
     """DeepSpeed JSON: engine matters only, numbers stay "auto"."""
-    num_train_epochs: float = 6
+    num_train_epochs: float = 4
     max_steps: int | None = None
     """Stop after this many updates instead of num_train_epochs."""
     per_device_train_batch_size: int = 32
@@ -62,7 +62,7 @@ class RunConfig:
     """Whole checkpoints kept, the best one besides."""
     eval_on_start: bool = True
     """Evaluate the pretrained model before the first update."""
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=EMBEDDED_BASE))
+    model: ModelConfig = field(default_factory=ModelConfig)
     adapt: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     losses: PolicyLossConfig = field(default_factory=PolicyLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -82,14 +82,17 @@ def load_run_config(arguments: Sequence[str], *, default: RunConfig | None = Non
     """
     own, files = _split_config_files(_without_launcher(arguments))
     from_files = [word for file in files for word in yaml_arguments(Path(file))]
-    config: RunConfig = tyro.cli(  # type: ignore[assignment]  # None only for subcommands
-        RunConfig,
-        prog="train.py",
-        description=__doc__,
-        args=from_files + own,
-        default=default,
-        console_outputs=loud,
-    )
+    # console_outputs=False alone still prints the box about a value of a wrong type.
+    silence = contextlib.nullcontext() if loud else contextlib.redirect_stderr(io.StringIO())
+    with silence:
+        config: RunConfig = tyro.cli(  # type: ignore[assignment]  # None only for subcommands
+            RunConfig,
+            prog="train.py",
+            description=__doc__,
+            args=from_files + own,
+            default=default,
+            console_outputs=loud,
+        )
     return config
 
 

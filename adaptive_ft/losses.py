@@ -47,7 +47,7 @@ class PolicyLossConfig:
 def constrain_k(fraction_L: Tensor, k: float) -> Tensor:
     """Pull the expected number of tuned decisions to k: (sum_d f_d - k)^2.
 
-    Source: original_method.md section 6.
+    Source: docs/method.md 4.
     """
     return (fraction_L.sum() - k) ** 2
 
@@ -57,7 +57,7 @@ def deterministic(fraction_L: Tensor) -> Tensor:
 
     Not the entropy of a yes-no decision: it pushes f below 1/e to 0 and f above 1/e to 1, with slope +19.7
     at 0 but only -1 at 1. Kept as the original has it; `binary_entropy` is the symmetric form. Source:
-    original_method.md section 6.
+    docs/method.md 4.
     """
     shifted_L = fraction_L + EPSILON
     return -(shifted_L * shifted_L.log()).sum()
@@ -66,8 +66,8 @@ def deterministic(fraction_L: Tensor) -> Tensor:
 def binary_entropy(fraction_L: Tensor) -> Tensor:
     """Entropy of the yes-no decisions over the batch: sum_d -f_d ln f_d - (1 - f_d) ln(1 - f_d).
 
-    Pushes every decision towards "always" or "never", both equally. Source: original_method.md section 10,
-    row 24.
+    Pushes every decision towards "always" or "never", both equally.
+    Source: docs/method.md 4.
     """
     return deterministic(fraction_L) + deterministic(1 - fraction_L)
 

@@ -109,7 +109,7 @@ class MirrorPolicy(nn.Module):
     """A shrunk LXMERT of the same width with a head on its pooled output.
 
     Head: Linear(d, 2d), GELU, LayerNorm, Linear(2d, 2D), d the width, D the number of decisions.
-    Source: original_method.md section 4.
+    Source: docs/method.md 3.
     """
 
     def __init__(self, config: PolicyConfig, backbone: LxmertModel, num_decisions: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder, write_atomically
 from adaptive_ft.errors import UserError
+from adaptive_ft.strategies import DECIDED
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ def open_run_folder(config: RunConfig) -> RunFolder:
 
 
 def default_name(config: RunConfig) -> str:
-    """strategy-policy, or the strategy alone where it is written with a fixed choice of layers."""
-    return f"{config.adapt.strategy}-{config.adapt.policy.kind}".lower()
+    """strategy-policy, or the strategy alone where nothing is left to decide."""
+    strategy = config.adapt.strategy.lower()
+    return f"{strategy}-{config.adapt.policy.kind}" if strategy in DECIDED else strategy
 
 
 def _numbered(root: Path, stem: str) -> list[Path]:

@@ -12,6 +12,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_ft.adapt import AdaptiveModel
+from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.adaptive_files import read_files
 from adaptive_ft.build import Run
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.checkpoint import BEST, LATEST, write_atomically
@@ -76,6 +78,7 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
         return None
     facts = run.ranks.on_main(lambda: checkpoints.read_manifest(tag))
     run.ranks.together(lambda: _check_same_split(run, tag, facts))
+    run.ranks.together(lambda: _check_same_method(run, tag))
     state = run.engine.load(checkpoints.folder, tag)
     run.ranks.together(lambda: _check_same_base(run, tag, state))
     return state
@@ -88,6 +91,18 @@ def _check_same_split(run: Run, tag: str, facts: dict[str, Any]) -> None:
             raise UserError(
                 f"Checkpoint {tag} of '{run.folder.path}' was written with {name} {facts[name]}, this run has {value}:"
                 " resume with the same number of ranks and the same ZeRO stage."
+            )
+
+
+def _check_same_method(run: Run, tag: str) -> None:
+    """Strategy and policy shape the weights of a checkpoint; temperature and the like may change on the way."""
+    saved, _ = read_files(run.folder.checkpoints.folder / tag / ADAPTIVE)
+    before, here = AdaptiveConfig.from_saved(saved["adaptive"]), run.config.adapt
+    for name in ("strategy", "frozen_layers", "policy"):
+        if getattr(before, name) != getattr(here, name):
+            raise UserError(
+                f"Checkpoint {tag} of '{run.folder.path}' was written with {name} {getattr(before, name)}, this run has"
+                f" {getattr(here, name)}: resume with the same one."
             )
 
 

@@ -76,7 +76,7 @@ def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = 
     specific_k alone.
 
     Raises UserError for an unknown strategy, a K or a layer that the model does not have, and frozen layers
-    that are missing or given to another strategy. Source: original_method.md sections 2 and 3.
+    that are missing or given to another strategy. Source: docs/method.md 2.
     """
     name = ALIASES.get(strategy.lower(), strategy.lower())
     if frozen_layers and name != "specific_k":

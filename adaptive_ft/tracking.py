@@ -113,7 +113,7 @@ class Wandb:
     def close(self) -> None:
         """Finish, and say how to send an offline run."""
         place = Path(self._run.dir).parent
-        self._run.finish(quiet=True)
+        self._run.finish()
         if self._offline:
             print(f"wandb recorded offline; send it with: wandb sync {place}")
 

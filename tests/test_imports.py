@@ -63,9 +63,7 @@ SOURCES = {
         [*REPOSITORY.glob("adaptive_ft/**/*.py"), *KERNELS.glob("adaptive_ft_kernels/*.py"), REPOSITORY / "train.py"]
     )
 }
-PYTHON_FILES = sorted(
-    [*SOURCES.values(), *KERNELS.glob("benchmarks/**/*.py"), *(REPOSITORY / "tests").glob("**/*.py")]
-)
+PYTHON_FILES = sorted([*SOURCES.values(), *KERNELS.glob("benchmarks/**/*.py"), *(REPOSITORY / "tests").glob("**/*.py")])
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in PYTHON_FILES}
 
 
@@ -179,5 +177,7 @@ def test_files_and_functions_are_small(path: Path) -> None:
 
 def test_every_file_has_a_name_of_its_own() -> None:
     """No file or folder whose name could hold anything."""
-    names = set(itertools.chain.from_iterable(path.relative_to(REPOSITORY).with_suffix("").parts for path in PYTHON_FILES))
+    names = set(
+        itertools.chain.from_iterable(path.relative_to(REPOSITORY).with_suffix("").parts for path in PYTHON_FILES)
+    )
     assert not names & NAMELESS

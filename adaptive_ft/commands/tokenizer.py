@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaptive_ft.data.sources.question_files import QuestionFiles
-from adaptive_ft.data.tokenizer import train_tokenizer
+from adaptive_ft.data.tokenizer import train_wordpiece
 from adaptive_ft.errors import UserError
 
 
@@ -22,6 +22,6 @@ class Command:
         if self.output.exists() and any(self.output.iterdir()):
             raise UserError(f"'{self.output}' is in use; give a new or empty folder.")
         texts = (question.text for asked in self.source.read().values() for question in asked)
-        tokenizer = train_tokenizer(texts, self.vocab_size)
+        tokenizer = train_wordpiece(texts, self.vocab_size)
         tokenizer.save_pretrained(self.output)
         print(f"{self.output}: {len(tokenizer)} tokens")

@@ -49,7 +49,7 @@ def process_punctuation(answer: str) -> str:
     """Remove or blank the punctuation marks, then drop periods that no digit follows.
 
     A mark disappears if it touches a space anywhere in `answer` or if `answer` holds digit-comma-digit;
-    otherwise it becomes a space. Source: `spec/data_and_metrics.md` B.
+    otherwise it becomes a space. Source: GT-Vision-Lab/VQA, vqaEval.py.
     """
     joined_number = _DIGIT_COMMA_DIGIT.search(answer) is not None
     processed = answer

@@ -6,6 +6,7 @@ from pathlib import Path
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.errors import UserError
 
 READ_AT_ONCE = 1024
 
@@ -14,9 +15,9 @@ READ_AT_ONCE = 1024
 class DataConfig:
     """Shard folders for training and validation."""
 
-    train: str = "data/world/target/train"
+    train: str = ""
     """Folder of shards to train on."""
-    val: str = "data/world/target/val"
+    val: str = ""
     """Folder of shards to evaluate on after every epoch."""
     blind: bool = False
     """Questions only: region features are not read, every picture is one zero vector."""
@@ -30,8 +31,10 @@ def open_shards(folder: str, config: DataConfig) -> ShardSet:
     """The shard set in `folder`, blind when the config says so.
 
     Raises:
-        UserError: missing or damaged shards, or a manifest that does not match them.
+        UserError: no folder named, missing or damaged shards, or a manifest that does not match them.
     """
+    if not folder:
+        raise UserError("No shards are named: give the folders with --data.train and --data.val.")
     shards = ShardSet.open(Path(folder))
     return shards.with_blind() if config.blind else shards
 

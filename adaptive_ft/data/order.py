@@ -17,7 +17,7 @@ def epoch_order(
     """The examples [E] of one epoch, each once: shards shuffled, then examples within windows of W shards.
 
     A window bounds how many shards are read at a time; its shards change from epoch to epoch. At most W
-    shards in all: a full shuffle. Source: `spec/runtime.md` 5.
+    shards in all: a full shuffle. Source: docs/method.md 7.
     """
     counts_S = np.asarray(examples_per_shard, dtype=np.int64)
     first_S = np.cumsum(counts_S) - counts_S

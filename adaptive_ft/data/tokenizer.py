@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.decoders import WordPiece as WordPieceDecoder
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {
@@ -14,21 +13,36 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 """In the order of their ids, so that padding is 0 as LXMERT expects."""
+SPECIAL = list(SPECIAL_TOKENS.values())
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a WordPiece tokenizer of at most `vocab_size` tokens; equal texts give equal tokenizers."""
-    special = list(SPECIAL_TOKENS.values())
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train pieces of words, at most `vocab_size` of them, so that unseen words can be read.
+
+    The library breaks ties by chance: training twice may number the pieces differently, so keep the result.
+    """
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False)
+    return _trained_in_bert_form(tokenizer, trainer, texts)
+
+
+def train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token per word of a closed language; equal texts give equal tokenizers, byte by byte."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
+    trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)
+    return _trained_in_bert_form(tokenizer, trainer, texts)
+
+
+def _trained_in_bert_form(
+    tokenizer: Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]
+) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = WordPieceDecoder()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

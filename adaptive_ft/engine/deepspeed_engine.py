@@ -43,6 +43,7 @@ class Engine:
         self.optim = optim
         self.total_updates = total_updates
         self.updates = 0
+        self._plain_norm = torch.tensor(float("nan"))
         self.dtype = DTYPES[numbers.precision]
         filled = fill_ds_config(read_ds_config(ds_config), numbers, ds_config)
         optimizer = build_optimizer(groups, optim, fused=ranks.device.type == "cuda")
@@ -77,6 +78,8 @@ class Engine:
             self.optimizer, schedule_factor(self.updates, self.total_updates, self.optim.warmup_ratio)
         )
         boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        if boundary and not hasattr(self.optimizer, "_global_grad_norm"):
+            self._plain_norm = self._norm_of_gradients()
         self.deepspeed.step()
         self.updates += int(boundary)
         return rates
@@ -84,7 +87,12 @@ class Engine:
     def gradient_norm(self) -> float:
         """Global L2 norm of the last update's gradients over all groups, before clipping."""
         norm = self.deepspeed.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return float(self._plain_norm if norm is None else norm)
+
+    def _norm_of_gradients(self) -> Tensor:
+        """ZeRO 0 in fp32 clips but keeps no norm; there every rank holds all averaged gradients before the step."""
+        parameters = self.module.parameters()
+        return torch.nn.utils.get_total_norm([given.grad for given in parameters if given.grad is not None])
 
     def gathered_trainable_state(self) -> dict[str, Tensor]:
         """All trainable parameters by name as CPU copies, whole on rank 0 (ZeRO-3 shards are collected; other ranks
@@ -123,7 +131,11 @@ class Engine:
 
 def _load_only_trainable(src: Mapping[str, Tensor], dst: nn.Module) -> None:
     """Load a checkpoint without its frozen half and prove that nothing else is missing and nothing is left over."""
-    missing, unexpected = dst.load_state_dict(src, strict=False)
+    try:
+        missing, unexpected = dst.load_state_dict(src, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"The checkpoint does not belong to this model: {reason}") from error
     trainable = {name for name, parameter in dst.named_parameters() if parameter.requires_grad}
     lost = sorted(trainable.intersection(missing))
     if lost or unexpected:

@@ -37,6 +37,8 @@ class ModelConfig:
     """Layers on both."""
     max_position_embeddings: int = 512
     """Longest question, in tokens."""
+    initializer_range: float = 0.02
+    """Standard deviation of the random weights."""
     hidden_dropout: float = 0.1
     """Dropout probability of embeddings and sub-layer outputs."""
     attention_dropout: float = 0.1
@@ -80,6 +82,7 @@ def _random_config(config: ModelConfig, num_answers: int, visual_feat_dim: int, 
         r_layers=config.region_layers,
         x_layers=config.cross_layers,
         max_position_embeddings=config.max_position_embeddings,
+        initializer_range=config.initializer_range,
         hidden_dropout_prob=config.hidden_dropout,
         attention_probs_dropout_prob=config.attention_dropout,
         visual_feat_dim=visual_feat_dim,

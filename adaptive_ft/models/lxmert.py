@@ -4,7 +4,7 @@ Language layers, then region layers, then cross layers. A language or region lay
 output, FFN in, FFN out (15 components with 12 heads). A cross layer has H heads and the output of the ONE
 cross-attention module that serves both directions with the same gates, the same of the language and of the
 region self attention, then language FFN in, region FFN in, language FFN out, region FFN out (43 components
-with 12 heads). Base size: 9 x 15 + 5 x 15 + 5 x 43 = 425. Source: original_method.md section 3.
+with 12 heads). Base size: 9 x 15 + 5 x 15 + 5 x 43 = 425. Source: docs/method.md 2.
 """
 
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ def read_lxmert_tsv(path: Path) -> Iterator[ImageRecord]:
     """Images with boxes [N,4] and features [N,D] float32 and no questions yet, one line in memory at a time.
 
     Plain or gzip. Raises UserError naming file and line for a wrong number of columns, bad base64 or arrays
-    whose length does not fit. Source: `spec/original_method.md` 8.1.
+    whose length does not fit. Source: airsplay/lxmert, src/utils.py.
     """
     with open_source(path) as file:
         number = 0

@@ -7,20 +7,11 @@ seed and size share token ids, so that a base pretrained on one can be used on a
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.data.world.attributes import COLORS, SHAPES, SIZES
 from adaptive_ft.data.world.questions import Expression
-
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
-"""In the order of their ids, so that padding is 0 as LXMERT expects."""
 
 
 def language() -> Iterator[str]:
@@ -40,23 +31,7 @@ def language() -> Iterator[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Train the tokenizer on the language; the same words always get the same ids."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = list(SPECIAL_TOKENS.values())
-    trainer = trainers.WordLevelTrainer(special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(language(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        model_max_length=512,
-        **SPECIAL_TOKENS,
-    )
+    return train_words(language())
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -1,0 +1,138 @@
+"""A checkpoint is whole or it is not there: manifest last, pointer atomic, damage found, older ones pruned."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder, sha256_of, write_atomically
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(tmp_path / "checkpoints")
+
+
+def save(checkpoints: CheckpointFolder, step: int) -> str:
+    """A whole checkpoint of two files, one in a folder."""
+    tag = fill(checkpoints, step)
+    checkpoints.finish(tag, {"step": step, "world_size": 2})
+    return tag
+
+
+def fill(checkpoints: CheckpointFolder, step: int) -> str:
+    """What stands on the disk just before a checkpoint is declared whole."""
+    tag = checkpoints.tag(step)
+    checkpoints.begin(tag)
+    (checkpoints.folder / tag / "adaptive").mkdir(parents=True)
+    (checkpoints.folder / tag / "optimizer.pt").write_bytes(b"numbers" * step)
+    (checkpoints.folder / tag / "adaptive/weights").write_bytes(b"weights")
+    return tag
+
+
+def test_a_finished_checkpoint_is_whole_and_newest(checkpoints: CheckpointFolder) -> None:
+    """The manifest lists every file with size and hash beside the facts, and the pointer names the tag."""
+    tag = save(checkpoints, 3)
+    assert tag == "step_000003"
+    assert checkpoints.faults(tag) == []
+    assert checkpoints.newest_whole() == (tag, [])
+    assert checkpoints.pointed(LATEST) == tag
+    manifest = checkpoints.read_manifest(tag)
+    assert (manifest["step"], manifest["world_size"]) == (3, 2)
+    path = checkpoints.folder / tag / "optimizer.pt"
+    assert manifest["files"]["optimizer.pt"] == {"bytes": 21, "sha256": sha256_of(path)}
+    assert set(manifest["files"]) == {"optimizer.pt", "adaptive/weights"}
+
+
+def test_nothing_saved_is_nothing_to_resume(checkpoints: CheckpointFolder) -> None:
+    """No folder, no pointer, no error."""
+    assert checkpoints.newest_whole() == (None, [])
+    assert checkpoints.pointed(LATEST) is None
+
+
+def test_an_interrupted_save_does_not_exist(checkpoints: CheckpointFolder) -> None:
+    """Without its manifest a newer checkpoint is passed over; the pointer was never moved to it."""
+    whole, torn = save(checkpoints, 1), fill(checkpoints, 2)
+    assert checkpoints.pointed(LATEST) == whole
+    assert checkpoints.newest_whole() == (whole, [])
+    assert checkpoints.faults(torn) == ["it has no manifest: the save was interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("missing", "optimizer.pt is missing"),
+        ("cut", "optimizer.pt has 5 bytes instead of 14"),
+        ("changed", "optimizer.pt has another SHA-256 than when it was written"),
+    ],
+)
+def test_damage_is_found_and_the_one_before_taken(checkpoints: CheckpointFolder, damage: str, sentence: str) -> None:
+    """A missing, cut or changed file: one sentence, and the newest whole checkpoint before it."""
+    whole, damaged = save(checkpoints, 1), save(checkpoints, 2)
+    path = checkpoints.folder / damaged / "optimizer.pt"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        os.truncate(path, 5)
+    else:
+        path.write_bytes(b"X" * 14)
+    assert checkpoints.newest_whole() == (whole, [f"checkpoint {damaged} is passed over: {sentence}."])
+
+
+def test_when_all_are_damaged_each_is_named(checkpoints: CheckpointFolder) -> None:
+    """Nothing to resume from, newest first."""
+    tags = [save(checkpoints, step) for step in (1, 2)]
+    for tag in tags:
+        (checkpoints.folder / tag / "optimizer.pt").unlink()
+    found, passed_over = checkpoints.newest_whole()
+    assert found is None
+    assert [sentence.split()[1] for sentence in passed_over] == tags[::-1]
+
+
+def test_a_pointer_to_nothing_falls_back(checkpoints: CheckpointFolder) -> None:
+    """The pointer's checkpoint was removed by hand."""
+    whole = save(checkpoints, 1)
+    checkpoints.point(LATEST, "step_000009")
+    tag, passed_over = checkpoints.newest_whole()
+    assert tag == whole
+    assert "step_000009" in passed_over[0]
+
+
+def test_begin_removes_what_an_earlier_attempt_left(checkpoints: CheckpointFolder) -> None:
+    """Files of a torn save must not join the next one under the same tag."""
+    tag = save(checkpoints, 2)
+    (checkpoints.folder / tag / "leftover").touch()
+    checkpoints.begin(tag)
+    assert not (checkpoints.folder / tag).exists()
+    assert checkpoints.newest_whole()[0] is None
+    save(checkpoints, 2)
+    assert "leftover" not in checkpoints.read_manifest(tag)["files"]
+
+
+def test_prune_keeps_the_newest_and_the_best(checkpoints: CheckpointFolder) -> None:
+    """Two newest and the best stay; an unfinished one is not counted and not touched."""
+    tags = [save(checkpoints, step) for step in (1, 2, 3, 4, 5)]
+    checkpoints.point(BEST, tags[1])
+    unfinished = fill(checkpoints, 6)
+    checkpoints.prune(2)
+    left = sorted(path.name for path in checkpoints.folder.iterdir() if path.is_dir())
+    assert left == [tags[1], tags[3], tags[4], unfinished]
+    assert checkpoints.faults(tags[1]) == []
+
+
+def test_a_pointer_moves_in_one_step(checkpoints: CheckpointFolder) -> None:
+    """The old content is replaced, and no temporary file stays."""
+    save(checkpoints, 1)
+    checkpoints.point(LATEST, "step_000002")
+    assert (checkpoints.folder / LATEST).read_text() == "step_000002\n"
+    assert not list(checkpoints.folder.glob(".*tmp"))
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
+    """What cannot be written (a lone surrogate is no UTF-8) does not touch what stood there."""
+    path = tmp_path / "facts.json"
+    write_atomically(path, json.dumps({"whole": True}))
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "\ud800")
+    assert json.loads(path.read_text()) == {"whole": True}

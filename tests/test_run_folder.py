@@ -1,0 +1,89 @@
+"""One folder per run: names, numbers, and never two runs in one folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.config import RunConfig, load_run_config
+from adaptive_ft.errors import UserError
+from adaptive_ft.policy import PolicyConfig
+from adaptive_ft.run_folder import RunFolder, default_name, open_run_folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(output_dir=str(tmp_path / "runs"))
+
+
+def begin(config: RunConfig) -> RunFolder:
+    """Open the folder and write its config, as a run does once it knows that it will train."""
+    folder = open_run_folder(config)
+    folder.write_config(config)
+    return folder
+
+
+def test_a_named_run_gets_its_folder_and_config(config: RunConfig) -> None:
+    """output_dir/name with room for pictures; config.yaml reads back equal."""
+    named = replace(config, name="mine")
+    folder = begin(named)
+    assert folder.path == Path(config.output_dir) / "mine"
+    assert folder.plots.is_dir()
+    assert load_run_config(["--config", str(folder.config_file)]) == named
+
+
+def test_runs_without_a_name_are_numbered(config: RunConfig) -> None:
+    """strategy-policy, then -2, -3; another strategy starts anew."""
+    names = [begin(config).path.name for _ in range(3)]
+    assert names == ["spottune-light", "spottune-light-2", "spottune-light-3"]
+    other = replace(config, adapt=AdaptiveConfig(strategy="SpotTune_Block", policy=PolicyConfig(kind="mirror")))
+    assert default_name(other) == "spottune_block-mirror"
+    assert begin(other).path.name == "spottune_block-mirror"
+
+
+def test_resume_takes_the_newest_of_its_kind(config: RunConfig) -> None:
+    """--resume auto without a name continues the highest number, and makes a folder where there is none."""
+    resumed = replace(config, resume="auto")
+    assert begin(resumed).path.name == "spottune-light"
+    begin(config)
+    assert begin(resumed).path.name == "spottune-light-2"
+
+
+def test_a_taken_folder_is_refused(config: RunConfig) -> None:
+    """The message names the folder and both ways out; nothing in it changes."""
+    named = replace(config, name="mine")
+    folder = begin(named)
+    before = folder.config_file.read_text()
+    with pytest.raises(UserError, match=r"'.*mine' is not empty: continue it with --resume auto, or choose another"):
+        open_run_folder(replace(named, seed=7))
+    assert folder.config_file.read_text() == before
+
+
+def test_an_empty_folder_may_be_used(config: RunConfig) -> None:
+    """mkdir beforehand is no run."""
+    (Path(config.output_dir) / "mine").mkdir(parents=True)
+    assert open_run_folder(replace(config, name="mine")).plots.is_dir()
+
+
+def test_an_unknown_resume_word_is_refused(config: RunConfig) -> None:
+    """Before any folder is made."""
+    with pytest.raises(UserError, match="--resume takes none or auto, not 'yes'"):
+        open_run_folder(replace(config, resume="yes"))
+    assert not Path(config.output_dir).exists()
+
+
+def test_opening_to_resume_leaves_the_config_alone(config: RunConfig) -> None:
+    """Whether the checkpoint accepts the new config is known only later."""
+    named = replace(config, name="mine")
+    before = begin(named).config_file.read_text()
+    folder = open_run_folder(replace(named, resume="auto", seed=7))
+    assert folder.config_file.read_text() == before
+
+
+def test_the_summary_is_written_whole(config: RunConfig) -> None:
+    """Its presence says that the run has finished; no temporary file stays beside it."""
+    folder = begin(config)
+    folder.write_summary({"val_score": 0.5})
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plots", "summary.json"]
+    assert '"val_score": 0.5' in (folder.path / "summary.json").read_text()

@@ -1,0 +1,178 @@
+"""What a run leaves is enough to go on, to answer again, and to be a base; what does not fit is refused untouched."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LxmertForQuestionAnswering
+
+from adaptive_ft.build import build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.saving import export_merged, load_checkpoint, restore
+from adaptive_ft.trainer import Trainer
+
+Tiny = Callable[..., list[str]]
+NEWEST = "step_000003"
+
+
+@pytest.fixture
+def copied(finished_run: RunFolder, tmp_path: Path) -> RunFolder:
+    """The finished run in a folder a test may damage."""
+    shutil.copytree(finished_run.path, tmp_path / "runs/finished")
+    return RunFolder(tmp_path / "runs/finished")
+
+
+def edit_manifest(run: RunFolder, **facts: int) -> None:
+    path = run.checkpoints.folder / NEWEST / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+def options(tiny: Tiny, run: RunFolder, *more: str) -> list[str]:
+    return tiny("finished", "--save_steps", "2", "--output_dir", str(run.path.parent), "--resume", "auto", *more)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_holds_what_was_learned_and_no_more(finished_run: RunFolder, tiny_base: Path) -> None:
+    """No frozen weight in any file of weights; the answer table and the tokenizer lie beside them."""
+    place = finished_run.checkpoints.folder / NEWEST
+    frozen = {
+        name for name in load_file(tiny_base / "model.safetensors") if ".encoder." in name and "visn_fc" not in name
+    }
+    assert frozen
+    learned = set(load_file(place / "adaptive/adaptive_model.safetensors"))
+    engine = torch.load(place / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert learned == set(engine)
+    assert not learned & {f"base.{name}" for name in frozen}
+    facts = json.loads((place / "adaptive/task.json").read_text())
+    assert len(facts["answer_table"]) == facts_of_base(tiny_base).config.num_qa_labels
+
+
+def facts_of_base(tiny_base: Path) -> LxmertForQuestionAnswering:
+    return LxmertForQuestionAnswering.from_pretrained(tiny_base)
+
+
+def test_restore_gives_the_trained_model(finished_run: RunFolder) -> None:
+    """Weights, config, tokenizer, answers and step of the newest checkpoint, in evaluation mode."""
+    restored = restore(finished_run.path)
+    assert (restored.step, restored.model.training) == (3, False)
+    saved = load_file(finished_run.checkpoints.folder / NEWEST / "adaptive/adaptive_model.safetensors")
+    for name, value in restored.model.adaptive_state_dict().items():
+        assert torch.equal(value, saved[name]), name
+    assert restored.config.adapt.strategy == "spottune_block"
+    assert len(restored.tokenizer) == restored.model.base.config.vocab_size
+    assert restore(finished_run.path, "best").step == 3
+
+
+def test_restore_says_what_is_missing(copied: RunFolder, tmp_path: Path) -> None:
+    """No run folder, a damaged checkpoint, no checkpoint at all."""
+    with pytest.raises(UserError, match=r"is not a run folder: it has no config\.yaml"):
+        restore(tmp_path)
+    weights = copied.checkpoints.folder / NEWEST / "adaptive/adaptive_model.safetensors"
+    os.truncate(weights, 100)
+    with pytest.raises(UserError, match=rf"{NEWEST} .* cannot be used: adaptive/adaptive_model\.safetensors has 100"):
+        restore(copied.path)
+    (copied.checkpoints.folder / "latest").unlink()
+    with pytest.raises(UserError, match="has no latest checkpoint"):
+        restore(copied.path)
+
+
+def test_a_finished_run_resumes_to_its_end(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> None:
+    """Nothing is left to train: the same weights, metrics and summary but for the seconds."""
+    before = content(copied.path)
+    Trainer(build(load_run_config(options(tiny, copied)), ranks)).fit()
+    after = content(copied.path)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert changed <= {"summary.json", "config.yaml"}
+    told = [{**json.loads(files["summary.json"]), "seconds": 0} for files in (before, after)]
+    assert told[0] == told[1]
+
+
+def test_more_updates_than_before_go_on(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> None:
+    """A finished run resumed with a larger max_steps trains the rest and records it."""
+    run = build(load_run_config(options(tiny, copied, "--max_steps", "5")), ranks)
+    summary = Trainer(run).fit()
+    assert (summary["steps"], run.folder.checkpoints.pointed("latest")) == (5, "step_000005")
+    assert load_run_config(["--config", str(copied.config_file)]).max_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("facts", "more", "sentence"),
+    [
+        ({"world_size": 2}, (), "written with world_size 2, this run has 1: resume with the same number of ranks"),
+        ({"zero_stage": 1}, (), "written with zero_stage 1, this run has 2"),
+        ({}, ("--adapt.strategy", "spottune"), "written with strategy spottune_block, this run has spottune: resume with the same"),
+    ],
+)
+def test_another_kind_of_run_is_refused_untouched(
+    facts: dict[str, int], more: tuple[str, ...], sentence: str, copied: RunFolder, tiny: Tiny, ranks: Ranks
+) -> None:
+    """Other ranks, another ZeRO stage, another strategy: a sentence, and no file of the run has changed."""
+    edit_manifest(copied, **facts)
+    before = content(copied.path)
+    with pytest.raises(UserError, match=sentence):
+        Trainer(build(load_run_config(options(tiny, copied, *more)), ranks)).fit()
+    assert content(copied.path) == before
+
+
+def test_another_base_is_refused(copied: RunFolder, tiny: Tiny, tiny_base: Path, ranks: Ranks, tmp_path: Path) -> None:
+    """The frozen half is proved by its hash, in training and in evaluation."""
+    other = tmp_path / "other"
+    model = facts_of_base(tiny_base)
+    with torch.no_grad():
+        model.lxmert.encoder.layer[0].intermediate.dense.weight[0, 0] += 1
+    model.save_pretrained(other)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(other)
+    run = build(load_run_config(options(tiny, copied, "--model.name", str(other))), ranks)
+    with pytest.raises(UserError, match=r"trained from another base model than '.*other'"):
+        load_checkpoint(run)
+    text = copied.config_file.read_text()
+    copied.config_file.write_text(text.replace(str(tiny_base), str(other)))
+    with pytest.raises(UserError, match="the base model differs"):
+        restore(copied.path)
+
+
+def test_random_weights_survive_a_resume_with_another_seed(tiny: Tiny, ranks: Ranks, tmp_path: Path) -> None:
+    """A run from random weights keeps its base; a resume that draws other ones is refused and takes nothing away."""
+    words = ["--model.name", "None", "--model.hidden_size", "8", "--model.num_attention_heads", "2"]
+    words += ["--model.intermediate_size", "8", "--model.language_layers", "1", "--model.region_layers", "1"]
+    words += ["--model.cross_layers", "1", "--max_steps", "1", "--output_dir", str(tmp_path)]
+    Trainer(build(load_run_config(tiny("random", *words)), ranks)).fit()
+    before = content(tmp_path / "random")
+    assert restore(tmp_path / "random").step == 1
+    with pytest.raises(UserError, match="another base model than 'random weights'"):
+        Trainer(build(load_run_config(tiny("random", *words, "--seed", "2", "--resume", "auto")), ranks)).fit()
+    assert content(tmp_path / "random") == before
+
+
+def test_export_gives_a_plain_model_that_answers_alike(workplace: Path, tiny_base: Path, tmp_path: Path) -> None:
+    """The standard run's export is a Hugging Face folder with tokenizer, equal to the adapted model's best weights."""
+    exported = facts_of_base(tiny_base).eval()
+    assert AutoTokenizer.from_pretrained(tiny_base)
+    restored = restore(workplace / "runs/pretraining", "best")
+    inputs = {
+        "input_ids": torch.randint(1, 20, (3, 6)),
+        "visual_feats": torch.randn(3, 4, exported.config.visual_feat_dim),
+        "visual_pos": torch.rand(3, 4, 4),
+    }
+    with torch.no_grad():
+        expected = restored.model(**inputs).question_answering_score
+        torch.testing.assert_close(exported(**inputs).question_answering_score, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_export_needs_constant_decisions(finished_run: RunFolder, tmp_path: Path) -> None:
+    """A policy that decides per input has no one set of weights; nothing is written."""
+    with pytest.raises(UserError, match="decides per input, so it cannot be merged"):
+        export_merged(finished_run.path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
