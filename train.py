@@ -21,7 +21,7 @@ from adaptive_ft.trainer import Trainer
 def main(ranks: Ranks) -> None:
     """One run from the command line."""
     quiet_libraries()
-    config = load_run_config(with_embedded_recipe(sys.argv[1:]), loud=ranks.is_main)
+    config = ranks.together(lambda: load_run_config(with_embedded_recipe(sys.argv[1:]), loud=ranks.is_main))
     prepare_embedded(config, ranks)
     run = build(config, ranks)
     Trainer(run).fit()

@@ -6,6 +6,7 @@ once per rank.
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,22 @@ from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import ModelConfig, build_base, may_be_hub_id
 from adaptive_ft.run_folder import RunFolder, open_run_folder
 from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tracking import check_trackers
 
+COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "max_steps",
+    "save_steps",
+    "save_total_limit",
+    "data.readers",
+    "task.max_question_length",
+    "tracking.logging_steps",
+)
 TOKENIZER_FILE = "tokenizer_config.json"
 
 
@@ -117,6 +130,8 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
 
 
 def _build_parts(config: RunConfig, world_size: int) -> Parts:
+    check_counts(config)
+    check_trackers(config.tracking)
     numbers = EngineNumbers(
         config.per_device_train_batch_size,
         config.gradient_accumulation_steps,
@@ -153,6 +168,16 @@ def keep_random_base(model: AdaptiveModel, folder: RunFolder) -> None:
     base: PreTrainedModel = model.base
     plain = {name: value for name, value in base.state_dict().items() if "delta_" not in name}
     base.save_pretrained(folder.base, state_dict=plain)
+
+
+def check_counts(config: RunConfig) -> None:
+    """Refuse a zero or a negative number where a run needs at least one of something."""
+    for option in COUNTS:
+        value = attrgetter(option)(config)
+        if value is not None and value < 1:
+            raise UserError(f"--{option} is {value}; it must be at least 1.")
+    if config.num_train_epochs <= 0:
+        raise UserError(f"--num_train_epochs is {config.num_train_epochs}; it must be above 0.")
 
 
 def check_export(destination: str | None, model: AdaptiveModel) -> None:
@@ -213,7 +238,7 @@ def check_same_data(train: ShardSet, val: ShardSet) -> None:
 
 def _brings_tokenizer(name: str) -> bool:
     """A hub id always may; a folder does when a tokenizer was saved in it."""
-    return not Path(name).is_dir() or (Path(name) / TOKENIZER_FILE).is_file()
+    return (Path(name) / TOKENIZER_FILE).is_file() if Path(name).is_dir() else may_be_hub_id(name)
 
 
 def _sizes(parts: Parts, config: RunConfig) -> str:
@@ -222,5 +247,12 @@ def _sizes(parts: Parts, config: RunConfig) -> str:
     return (
         f"{parts.train_shards.num_examples} training and {parts.val_shards.num_examples} validation questions; "
         f"batch {numbers.micro_batch} x {numbers.accumulation} x {numbers.world_size} ranks = {total}; "
-        f"strategy {config.adapt.strategy} with {len(parts.model.decisions)} decisions"
+        f"strategy {config.adapt.strategy} with {_decisions(parts.model)}"
+    )
+
+
+def _decisions(model: AdaptiveModel) -> str:
+    dead = model.tying.live.count(False)
+    return f"{len(model.decisions)} decisions" + (
+        f", {dead} of them dead (they cannot reach the answer)" if dead else ""
     )

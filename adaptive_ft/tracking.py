@@ -5,6 +5,7 @@ so a resumed or requeued run continues the same curves on the axis `step`.
 """
 
 import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -85,7 +86,7 @@ class Wandb:
     """Weights & Biases, offline unless told otherwise."""
 
     def __init__(self, folder: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> None:
-        self._wandb = _import_tracker("wandb")
+        self._wandb = importlib.import_module("wandb")
         id_file = folder / "wandb_id"
         if not id_file.is_file():
             write_atomically(id_file, uuid.uuid4().hex[:8])
@@ -122,9 +123,8 @@ class TensorBoard:
     """TensorBoard event files in the run folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = _import_tracker("torch.utils.tensorboard", "tensorboard").SummaryWriter(
-            str(folder / "tensorboard")
-        )
+        module = importlib.import_module("torch.utils.tensorboard")
+        self._writer = module.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars."""
@@ -141,14 +141,15 @@ class TensorBoard:
         self._writer.close()
 
 
-def _import_tracker(module: str, extra: str | None = None) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = extra or module
-        raise UserError(
-            f"--tracking.report_to {name} needs the package {name}: pip install 'adaptive-ft[{name}]'."
-        ) from error
+def check_trackers(config: TrackingConfig) -> None:
+    """Refuse before any work a tracker whose package is not there; nothing is imported.
+
+    Raises:
+        UserError: names the package and the command that installs it.
+    """
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--tracking.report_to {name} needs the package {name}: pip install 'adaptive-ft[{name}]'.")
 
 
 def open_trackers(

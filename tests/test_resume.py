@@ -125,7 +125,7 @@ def test_a_killed_run_resumes_to_the_same_end(
 def test_a_torn_checkpoint_is_passed_over_with_a_word(
     undisturbed: Path, killed: Path, launch: Launch, tiny: Tiny, repository: Path, workplace: Path
 ) -> None:
-    """A checkpoint whose file was cut is named with what is wrong; the one before it serves, and the end is the same."""
+    """A checkpoint with a cut file is passed over by name; from the one before it the run comes to the same end."""
     run = workplace / "runs/torn"
     shutil.copytree(killed, run)
     tags = sorted(place.parent.name for place in (run / "checkpoints").glob("step_*/manifest.json"))

@@ -112,7 +112,11 @@ def test_more_updates_than_before_go_on(copied: RunFolder, tiny: Tiny, ranks: Ra
     [
         ({"world_size": 2}, (), "written with world_size 2, this run has 1: resume with the same number of ranks"),
         ({"zero_stage": 1}, (), "written with zero_stage 1, this run has 2"),
-        ({}, ("--adapt.strategy", "spottune"), "written with strategy spottune_block, this run has spottune: resume with the same"),
+        (
+            {},
+            ("--adapt.strategy", "spottune"),
+            "written with strategy spottune_block, this run has spottune: resume with the same",
+        ),
     ],
 )
 def test_another_kind_of_run_is_refused_untouched(

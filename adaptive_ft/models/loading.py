@@ -90,9 +90,14 @@ def _random_config(config: ModelConfig, num_answers: int, visual_feat_dim: int, 
     )
 
 
+def may_be_hub_id(name: str) -> bool:
+    """Whether `name` has the form of a hub id: a word, or owner/word; anything else can only be a folder."""
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1
+
+
 def _read(reader: Callable[..., Any], name: str, **options: Any) -> Any:
     """Run one of transformers' readers and turn its failures into one sentence."""
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not Path(name).is_dir() and not may_be_hub_id(name):
         raise UserError(f"model folder '{name}' does not exist.")
     try:
         return reader(name, **options)

@@ -59,7 +59,7 @@ def ds_config(request: pytest.FixtureRequest, repository: Path) -> Path:
 
 
 def test_updates_are_those_of_plain_torch(ranks: Ranks, ds_config: Path) -> None:
-    """Three clipped AdamW updates with the falling rate, against the same written out; the norm is the unclipped one."""
+    """Three clipped AdamW updates with a falling rate, against the same written out; the norm is the unclipped one."""
     engine, model = make_engine(ranks, ds_config), Toy()
     optimizer = torch.optim.AdamW(model.tuned.parameters(), betas=OPTIM.betas, eps=OPTIM.eps, weight_decay=0.1)
     for number, batch in enumerate(batches(3)):
