@@ -179,7 +179,7 @@ def test_a_run_folder_in_use(finished_run: Any, tiny: Tiny, ranks: Ranks) -> Non
 def test_the_program_says_one_sentence(
     launcher: str, words: tuple[str, ...], sentence: str, launch: Launch, tiny: Tiny, workplace: Path, repository: Path
 ) -> None:
-    """train.py in real processes: exit code 2, one line for all ranks that begins with error:, no traceback, no folder."""
+    """train.py in real processes: exit code 2, one line for all ranks that begins with error:, no traceback, no run."""
     (workplace / "wrong.yaml").write_text("optim: {lerning_rate: 1e-3}")
     program = launcher.format(port=free_port()).split()
     done = launch(*program, repository / "train.py", *tiny("refused", *words))

@@ -52,6 +52,12 @@ def tuned(engine: Engine) -> dict[str, Tensor]:
     return engine.gathered_trainable_state()
 
 
+@pytest.fixture(autouse=True)
+def plain_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZeRO-3 puts its own function in the place of `torch.nn.functional.linear`; other tests get torch's back."""
+    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)
+
+
 @pytest.fixture(params=range(4))
 def ds_config(request: pytest.FixtureRequest, repository: Path) -> Path:
     """Each of the ready ZeRO configs."""
