@@ -22,6 +22,7 @@ from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.losses import PolicyLossConfig
 from adaptive_ft.models.loading import ModelConfig
+from adaptive_ft.strategies import canonical
 from adaptive_ft.tasks.vqa import VqaConfig
 from adaptive_ft.tracking import TrackingConfig
 
@@ -71,28 +72,29 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-def load_run_config(arguments: Sequence[str], *, default: RunConfig | None = None, loud: bool = True) -> RunConfig:
+def load_run_config(arguments: Sequence[str], *, loud: bool = True) -> RunConfig:
     """The RunConfig of a command line, with the YAML of its `--config` underneath.
 
     A misspelt option ends the program with exit code 2 and the nearest name (`loud=False`: silently, for the ranks
     that do not print).
 
     Raises:
-        UserError: the YAML cannot be read or holds an unknown key or a value of a wrong type.
+        UserError: the YAML cannot be read or holds an unknown key or a value of a wrong type; an unknown strategy.
     """
     own, files = _split_config_files(_without_launcher(arguments))
     from_files = [word for file in files for word in yaml_arguments(Path(file))]
     # console_outputs=False alone still prints the box about a value of a wrong type.
     silence = contextlib.nullcontext() if loud else contextlib.redirect_stderr(io.StringIO())
     with silence:
-        config: RunConfig = tyro.cli(  # type: ignore[assignment]  # None only for subcommands
+        config: RunConfig = tyro.cli(
             RunConfig,
             prog="train.py",
             description=__doc__,
             args=from_files + own,
-            default=default,
             console_outputs=loud,
         )
+    # A misspelt strategy must not wait for the model: the embedded run pretrains one first.
+    canonical(config.adapt.strategy)
     return config
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder, write_atomically
 from adaptive_ft.errors import UserError
-from adaptive_ft.strategies import DECIDED
+from adaptive_ft.strategies import DECIDED, canonical
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def open_run_folder(config: RunConfig) -> RunFolder:
 
 def default_name(config: RunConfig) -> str:
     """strategy-policy, or the strategy alone where nothing is left to decide."""
-    strategy = config.adapt.strategy.lower()
+    strategy = canonical(config.adapt.strategy)
     return f"{strategy}-{config.adapt.policy.kind}" if strategy in DECIDED else strategy
 
 

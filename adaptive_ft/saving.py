@@ -90,7 +90,7 @@ def _check_same_split(run: Run, tag: str, facts: dict[str, Any]) -> None:
         if facts[name] != value:
             raise UserError(
                 f"Checkpoint {tag} of '{run.folder.path}' was written with {name} {facts[name]}, this run has {value}:"
-                " resume with the same number of ranks and the same ZeRO stage."
+                " resume with the same number of ranks and the same ZeRO stage, or remove the folder to start afresh."
             )
 
 

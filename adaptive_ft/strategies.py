@@ -43,6 +43,7 @@ CONSTANT: dict[str, Label] = {
     "pretrained_frozen": lambda component: FROZEN,
 }
 ALIASES = {"frozen": "pretrained_frozen", "frozen_bert": "pretrained_frozen"}
+LAST = "last_"
 NAMES = (*DECIDED, *CONSTANT, "last_K", "specific_k")
 
 
@@ -78,7 +79,7 @@ def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = 
     Raises UserError for an unknown strategy, a K or a layer that the model does not have, and frozen layers
     that are missing or given to another strategy. Source: docs/method.md 2.
     """
-    name = ALIASES.get(strategy.lower(), strategy.lower())
+    name = canonical(strategy)
     if frozen_layers and name != "specific_k":
         raise UserError(
             f"frozen_layers {list(frozen_layers)} has no meaning for strategy '{strategy}'; "
@@ -93,6 +94,20 @@ def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = 
     return Tying(decisions, index, tuple(position in reached for position in range(len(decisions))))
 
 
+def canonical(strategy: str) -> str:
+    """The lower-case name of a strategy in any of its spellings.
+
+    Raises UserError for an unknown one, with the nearest name.
+    """
+    name = ALIASES.get(strategy.lower(), strategy.lower())
+    if name in (*DECIDED, *CONSTANT, "specific_k") or re.fullmatch(rf"{LAST}\d+", name):
+        return name
+    raise UserError(
+        f"unknown strategy '{strategy}'.{nearest(name, [*NAMES, *ALIASES])} "
+        f"Choose one of {', '.join(NAMES)} (K is a number, as in last_4)."
+    )
+
+
 def _label(name: str, components: ComponentMap, frozen_layers: Sequence[int]) -> Label:
     """The labelling function of one strategy, in its lower-case name."""
     if name in DECIDED:
@@ -101,12 +116,7 @@ def _label(name: str, components: ComponentMap, frozen_layers: Sequence[int]) ->
         return CONSTANT[name]
     if name == "specific_k":
         return _frozen_in(_chosen_layers(components.layers, frozen_layers))
-    if match := re.fullmatch(r"last_(\d+)", name):
-        return _frozen_in(_all_but_last(components.layers, int(match[1])))
-    raise UserError(
-        f"unknown strategy '{name}'.{nearest(name, [*NAMES, *ALIASES])} "
-        f"Choose one of {', '.join(NAMES)} (K is a number, as in last_4)."
-    )
+    return _frozen_in(_all_but_last(components.layers, int(name.removeprefix(LAST))))
 
 
 def _frozen_in(layers: Sequence[str]) -> Label:
