@@ -5,7 +5,7 @@ PYTHON ?= python3
 RANKS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo 2)
 # Which build of torch: auto (cuda where nvidia-smi finds a GPU, else cpu), cuda or cpu.
 TORCH ?= auto
-# The index of PyTorch's CPU wheels, for machines whose package index has none (see README, Install).
+# The index of PyTorch's CPU wheels, for machines whose package index has none (see README, Two commands).
 TORCH_INDEX ?=
 
 BIN := .venv/bin

@@ -6,9 +6,7 @@ by a hash, so that loading onto another base model is an error and not a bad sco
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import whole_file, write_whole
 
 CONFIG_FILE = "adaptive_config.json"
 WEIGHTS_FILE = "adaptive_model.safetensors"
@@ -45,23 +44,37 @@ def write_files(folder: Path, description: Mapping[str, Any], weights: Mapping[s
     with whole_file(folder / WEIGHTS_FILE) as partial:
         save_file(saved, partial, metadata={"format": "pt"})
     stamped = {"version": version("adaptive-ft"), **description, "weights_sha256": hash_weights(saved)}
-    with whole_file(folder / CONFIG_FILE) as partial:
-        partial.write_text(json.dumps(stamped, indent=2) + "\n")
+    write_whole(folder / CONFIG_FILE, json.dumps(stamped, indent=2) + "\n")
 
 
 def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read both files. Raises UserError when one is missing, damaged, or they do not belong together."""
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"'{folder}' is not a saved adaptive model: {name} is missing.")
+    description = read_description(folder)
+    file = _present(folder, WEIGHTS_FILE)
     try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (ValueError, SafetensorError) as error:
+        weights = load_file(file)
+    except SafetensorError as error:
         raise UserError(f"the saved adaptive model in '{folder}' is damaged: {error}") from error
     if description.get("weights_sha256") != hash_weights(weights):
         raise UserError(f"{CONFIG_FILE} and {WEIGHTS_FILE} in '{folder}' do not belong to the same save.")
     return description, weights
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read `adaptive_config.json` alone, without the weights. Raises UserError when it is missing or damaged."""
+    file = _present(folder, CONFIG_FILE)
+    try:
+        description: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"the saved adaptive model in '{folder}' is damaged: {error}") from error
+    return description
+
+
+def _present(folder: Path, name: str) -> Path:
+    """The path of one of the two files, which must be there."""
+    if not (folder / name).is_file():
+        raise UserError(f"'{folder}' is not a saved adaptive model: {name} is missing.")
+    return folder / name
 
 
 def load_exactly(model: nn.Module, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
@@ -78,14 +91,3 @@ def load_exactly(model: nn.Module, expected: Mapping[str, Tensor], weights: Mapp
                 f"saved weight '{name}' has shape {list(value.shape)}; the model needs {list(expected[name].shape)}."
             )
     model.load_state_dict(weights, strict=False)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move it there when the writing has succeeded."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,6 +7,10 @@ module is the only place that knows which column of a [B, C] gate tensor means w
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 ATTENTION = "attention"
 FFN = "ffn"
@@ -69,3 +73,11 @@ class ComponentMap:
     def names(self) -> tuple[str, ...]:
         """Component names in column order."""
         return tuple(component.name for component in self.components)
+
+
+@lru_cache(maxsize=64)
+def columns_on(columns: tuple[int, ...], device: torch.device) -> Tensor:
+    """Column numbers as an int64 tensor on `device`, copied there once and not in every forward pass."""
+    # A tensor born in inference mode could not be saved for a later backward.
+    with torch.inference_mode(False):
+        return torch.tensor(columns, dtype=torch.int64, device=device)

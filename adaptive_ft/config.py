@@ -26,6 +26,12 @@ from adaptive_ft.strategies import canonical
 from adaptive_ft.tasks.vqa import VqaConfig
 from adaptive_ft.tracking import TrackingConfig
 
+PROGRAM = """Fine-tune a model adaptively: by default the embedded run, recipes/world.yaml, unless --config or --data.*
+name another. Defaults < --config < command line. Besides the options below:
+--config FILE.yaml   options from a file; of several, the later wins
+--strategy NAME      short for --adapt.strategy
+--policy NAME        short for --adapt.policy.kind
+"""
 SWALLOWED = ("--local_rank", "--local-rank")
 ALIASES = {
     "--deepspeed_config": "--ds_config",
@@ -43,8 +49,8 @@ class RunConfig:
     name: str | None = None
     """Folder of the run under output_dir; default: strategy-policy, numbered when taken."""
     output_dir: str = "runs"
-    resume: str = "none"
-    """none; auto: the newest whole checkpoint of this run, or a fresh start when there is none."""
+    resume: Literal["none", "auto"] = "none"
+    """auto: the newest whole checkpoint of this run, or a fresh start when there is none."""
     export_to: str | None = None
     """Write the merged plain Hugging Face model here at the end (strategies with constant decisions only)."""
     seed: int = 1
@@ -89,7 +95,7 @@ def load_run_config(arguments: Sequence[str], *, loud: bool = True) -> RunConfig
         config: RunConfig = tyro.cli(
             RunConfig,
             prog="train.py",
-            description=__doc__,
+            description=PROGRAM,
             args=from_files + own,
             console_outputs=loud,
         )
@@ -126,7 +132,7 @@ def _words(section: Mapping[str, Any], owner: type, prefix: str, path: Path) -> 
     kinds = typing.get_type_hints(owner)
     for key, value in section.items():
         if key not in kinds:
-            raise UserError(f"'{path}' has an unknown key '{prefix}{key}'.{nearest(str(key), list(kinds))}")
+            raise UserError(f"'{path}' has an unknown key '{prefix}{key}'.{_hint(f'{prefix}{key}')}")
         kind = kinds[key]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
@@ -139,6 +145,21 @@ def _words(section: Mapping[str, Any], owner: type, prefix: str, path: Path) -> 
         else:
             yield f"--{prefix}{key}"
             yield from [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _hint(wrong: str) -> str:
+    """The option that has this name in another section, else the nearest of the whole tree."""
+    known = list(_dotted(RunConfig))
+    moved = [option for option in known if option.split(".")[-1] == wrong.split(".")[-1]]
+    return f" Did you mean {' or '.join(map(repr, moved))}?" if moved else nearest(wrong, known)
+
+
+def _dotted(owner: type, prefix: str = "") -> typing.Iterator[str]:
+    """All options and sections below `owner`, as they are written on the command line."""
+    for name, kind in typing.get_type_hints(owner).items():
+        yield f"{prefix}{name}"
+        if dataclasses.is_dataclass(kind):
+            yield from _dotted(typing.cast(type, kind), f"{prefix}{name}.")
 
 
 def _takes_bool(kind: Any) -> bool:

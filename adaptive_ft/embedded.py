@@ -7,6 +7,7 @@ The run itself, adapting that base to the target domain, is recipes/world.yaml. 
 place by name.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from adaptive_ft.build import build
+from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.manifest import Manifest
 from adaptive_ft.data.world.config import WorldConfig
@@ -38,19 +40,26 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
     """Make the world and the base where `config` points at them and they are not there yet (collective)."""
     if not Path(config.data.train).is_relative_to(WORLD):
         return
-    if not WORLD.is_dir():
+    # What follows takes minutes: a mistake in the options must not wait for it.
+    ranks.together(lambda: check_options(config))
+    # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
+    if not ranks.broadcast(WORLD.is_dir()):
         ranks.on_main(make_world)
-    if config.model.name == str(BASE) and not BASE.is_dir():
-        if ranks.is_main:
-            print(f"pretraining the base model on the source domain; it is kept in {BASE}", flush=True)
-        Trainer(build(pretraining(config, ranks.world_size), ranks)).fit()
+    if config.model.name == str(BASE) and not ranks.broadcast(BASE.is_dir()):
+        pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
+        Trainer(build(pretraining, ranks)).fit()
 
 
-def pretraining(config: RunConfig, world_size: int) -> RunConfig:
-    """The run that makes the base, under the engine of `config`; its batch is that of all ranks together."""
+def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
+    """The run that makes the base, under the engine of `config`; its batch is that of all ranks together.
+
+    What an interrupted try left is removed: it may have run with other ranks or another recipe.
+    """
     base = load_run_config(["--config", str(RECIPES / "world_pretrain.yaml")])
     base.ds_config = config.ds_config
     base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
+    shutil.rmtree(Path(base.output_dir) / str(base.name), ignore_errors=True)
+    print(f"pretraining the base model on the source domain; it is kept in {BASE}", flush=True)
     return base
 
 

@@ -1,10 +1,10 @@
-"""One pass over a validation set: every question exactly once over all ranks, deterministic gates, scores and gate
+"""One pass over a set of questions: every question exactly once over all ranks, deterministic gates, scores and gate
 usage.
 
 Serves the trainer (under DeepSpeed) and `adaptive-ft eval` (the bare model) alike: both hand in a callable forward.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,15 @@ from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.strategies import Tying
-from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tasks.vqa import VqaBatch, VqaTask
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a pass found; the report and the answers by question id are on rank 0 only."""
+    """What a pass found; the report (None where nothing was judged) and the answers by question id are on rank 0
+    only.
+    """
 
     report: AccuracyReport | None
     answers: dict[int, str]
@@ -44,18 +46,15 @@ def evaluate(
         ValueError: fewer or more questions were answered than the manifest counts.
     """
     accuracy, usage = AccuracyMeter(), UsageMeter(tying)
-    with torch.no_grad():
-        for raw in stream:
-            batch = task.collate(raw).to(ranks.device, dtype)
-            outputs = forward(**batch.inputs)
-            logits_BA = task.logits(outputs)
-            accuracy.update(
-                batch.questions,
-                task.answers(logits_BA),
-                task.soft_scores(logits_BA, batch).tolist(),
-                batch.valid_B.tolist(),
-            )
-            usage.update(outputs.gates, batch.valid_B)
+    for batch, outputs in _passed(forward, stream, task, ranks, dtype):
+        logits_BA = task.logits(outputs)
+        accuracy.update(
+            batch.questions,
+            task.answers(logits_BA),
+            task.soft_scores(logits_BA, batch).tolist(),
+            batch.valid_B.tolist(),
+        )
+        usage.update(outputs.gates, batch.valid_B)
     usage.reduce(ranks.sum)
     records = ranks.gather(accuracy.records)
     if not ranks.is_main:
@@ -65,3 +64,41 @@ def evaluate(
         everything.merge(part)
     answers = {number: record["answer"] for number, record in everything.records.items()}
     return Evaluation(everything.report(expected=num_questions), answers, usage)
+
+
+def answer(
+    forward: Callable[..., Any],
+    stream: EvalStream,
+    num_questions: int,
+    task: VqaTask,
+    tying: Tying,
+    ranks: Ranks,
+    dtype: torch.dtype,
+) -> Evaluation:
+    """The same pass without judging: for questions whose answers are not public (collective).
+
+    Raises:
+        ValueError: fewer or more questions were answered than the manifest counts.
+    """
+    own: dict[int, str] = {}
+    usage = UsageMeter(tying)
+    for batch, outputs in _passed(forward, stream, task, ranks, dtype):
+        rows = zip(batch.questions, task.answers(task.logits(outputs)), batch.valid_B.tolist(), strict=True)
+        own |= {question.question_id: given for question, given, valid in rows if valid}
+        usage.update(outputs.gates, batch.valid_B)
+    usage.reduce(ranks.sum)
+    answers = {number: given for part in ranks.gather(own) for number, given in part.items()}
+    if ranks.is_main and len(answers) != num_questions:
+        raise ValueError(f"{len(answers)} questions were answered but the shards hold {num_questions}")
+    return Evaluation(None, answers, usage)
+
+
+def _passed(
+    forward: Callable[..., Any], stream: EvalStream, task: VqaTask, ranks: Ranks, dtype: torch.dtype
+) -> Iterator[tuple[VqaBatch, Any]]:
+    """Every batch of the stream with the model's output for it."""
+    for raw in stream:
+        batch = task.collate(raw).to(ranks.device, dtype)
+        with torch.no_grad():
+            outputs = forward(**batch.inputs)
+        yield batch, outputs

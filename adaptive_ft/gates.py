@@ -9,6 +9,10 @@ from torch import Tensor
 from adaptive_ft_kernels import GatePlan, plan_gates
 
 
+class GatesDiverged(ValueError):
+    """The policy's logits are no numbers any more."""
+
+
 class GateHolder:
     """The gates of one step, shared by all gated modules of one model.
 
@@ -28,9 +32,14 @@ class GateHolder:
     def set(self, gates_BC: Tensor) -> None:
         """Takes the gates [B, C] of all components and plans them; waits for the device once.
 
-        Raises ValueError for gates that are not exactly 0 or 1.
+        Raises ValueError for gates that are not exactly 0 or 1: `GatesDiverged` for those that are no numbers.
         """
-        self._plan = plan_gates(gates_BC)
+        try:
+            self._plan = plan_gates(gates_BC)
+        except ValueError as refusal:
+            if gates_BC.isnan().any():
+                raise GatesDiverged(str(refusal)) from refusal
+            raise
         self._plans = {}
         # One backward node collects all columns' gradients; slices would fill a [B, C] table per module.
         self._gates_B = gates_BC.unbind(1)

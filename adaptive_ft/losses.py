@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adaptive_ft.components import columns_on
 from adaptive_ft.errors import UserError
 
 # The original's constant: keeps ln f finite where a decision is never taken.
@@ -99,9 +100,13 @@ def policy_losses(
     is the mean, its gradient with respect to the local fractions must be the identity, because the engine
     averages the gradients of the ranks. Without decisions there is no loss.
     """
-    gates_BL = gates_BD if live is None else gates_BD[:, [d for d, alive in enumerate(live) if alive]]
-    if gates_BL.shape[1] == 0:
+    scales = (config.constrain_k_scale, config.deterministic_scale, config.binary_entropy_scale, config.budget_scale)
+    if not any(scales):
+        return {}  # before `global_mean`: with everything off a step must not wait for the other ranks here
+    counted = tuple(d for d in range(gates_BD.shape[1]) if live is None or live[d])
+    if not counted:
         return {}
+    gates_BL = gates_BD[:, columns_on(counted, gates_BD.device)]
     fraction_L = global_mean(gates_BL.mean(dim=0))
     losses = {
         "constrain_k": (config.constrain_k_scale, lambda: constrain_k(fraction_L, config.constrain_k)),

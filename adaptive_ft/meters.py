@@ -1,4 +1,4 @@
-"""Running means of a step's scalars without a host synchronisation: sums stay on the device until somebody asks."""
+"""Running means of a step's scalars: sums stay on their device until somebody asks, so no step waits for it."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class MeanMeter:
-    """Means over examples of named scalars; sums in float64 on the CPU side, mergeable over ranks."""
+    """Means over examples of named scalars; float64 sums on the device of the values, mergeable over ranks."""
 
     def __init__(self) -> None:
         self._names: list[str] = []

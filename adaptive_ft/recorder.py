@@ -1,5 +1,6 @@
 """What a person gets from a run, written by rank 0: numbers to the trackers, pictures per epoch, the summary row."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_ft.analysis.pictures import save_figure, save_history_csv, save_usage_csv, training_curves, usage_heatmap
-from adaptive_ft.analysis.table import read_rows, text_table
+from adaptive_ft.analysis.table import SUMMARY, read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.choice import all_questions
@@ -28,16 +29,16 @@ class Recorder:
         self.trackers: list[Tracker] = open_trackers(
             run.folder.path, run.config.tracking, asdict(run.config), resumed_at
         )
-        self._marks = [(time.monotonic(), run.engine.updates)]
+        self._told_at, self._told_step = time.monotonic(), run.engine.updates
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
         """The means of one interval, with the speed since the last line under `time/` (the only values that may
         differ between two identical runs)."""
         now = time.monotonic()
-        then, before = self._marks[-1]
-        self._marks = [(now, step)]
-        examples = (step - before) * self.run.global_batch
-        self._to_all(step, {**values, "time/examples_per_second": examples / max(1e-9, now - then)})
+        examples = (step - self._told_step) * self.run.global_batch
+        speed = examples / max(1e-9, now - self._told_at)
+        self._told_at, self._told_step = now, step
+        self._to_all(step, {**values, "time/examples_per_second": speed})
 
     def start(self, report: AccuracyReport) -> None:
         """The pretrained model before the first update."""
@@ -47,12 +48,12 @@ class Recorder:
     def epoch(
         self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter
     ) -> dict[str, Any]:
-        """The record of a finished epoch (0-based), with its heatmaps."""
+        """The record of an epoch (numbered from 1) that has ended, with its heatmaps."""
         assert evaluation.report is not None
         step = self.run.engine.updates
         overall = evaluation.report.overall
         record = {
-            "epoch": epoch + 1,
+            "epoch": epoch,
             "step": step,
             "loss": means["loss"],
             "train_score": means["score"],
@@ -65,7 +66,7 @@ class Recorder:
         }
         self._to_all(step, {f"epoch/{name}": value for name, value in record.items() if isinstance(value, int | float)})
         for split, meter in (("train", usage), ("val", evaluation.usage)):
-            self._heatmap(epoch + 1, step, split, meter)
+            self._heatmap(epoch, step, split, meter)
         return record
 
     def curves(self, history: list[dict[str, Any]]) -> None:
@@ -77,9 +78,7 @@ class Recorder:
             tracker.picture(history[-1]["step"], "curves", path)
 
     def finish(self, history: list[dict[str, Any]], best: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Close the trackers and write summary.json: the run's row in the strategy table."""
-        for tracker in self.trackers:
-            tracker.close()
+        """Write summary.json: the run's row in the strategy table. `seconds` counts all processes of the run."""
         last = history[-1] if history else {}
         counts = self.run.parameter_counts
         config = self.run.config
@@ -99,17 +98,23 @@ class Recorder:
                 "score": self.constant.score.soft,
                 "official_accuracy": self.constant.score.official,
             },
+            "val_data": self.run.parts.val_shards.fingerprint,
             "trainable_parameters": counts["trainable"],
             "frozen_parameters": counts["frozen"],
             "tuned_share": last.get("tuned_share_val"),
             "seed": config.seed,
-            "epochs": len(history),
+            "epochs": last.get("epoch", 0),
             "steps": self.run.engine.updates,
             "world_size": self.run.ranks.world_size,
             "seconds": seconds,
         }
         self.run.folder.write_summary(summary)
         return summary
+
+    def close(self) -> None:
+        """Close the trackers, also those of a run that fails."""
+        for tracker in self.trackers:
+            tracker.close()
 
     def _heatmap(self, epoch: int, step: int, split: str, meter: UsageMeter) -> None:
         shares = meter.component_shares()
@@ -137,9 +142,20 @@ def sentence(record: Mapping[str, Any]) -> str:
     )
 
 
+def finished_summary(folder: Path, updates: int) -> dict[str, Any] | None:
+    """The summary of a run that has finished with `updates` updates, None while it has not."""
+    path = folder / SUMMARY
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return summary if summary.get("steps") == updates else None
+
+
 def show_outcome(folder: Path) -> None:
-    """Print the strategy table of the finished runs beside `folder`, and where this run's pictures lie."""
+    """Print the strategy table of the finished runs beside `folder` that were judged on the same data, and where this
+    run's pictures lie.
+    """
     runs = sorted((path.parent for path in folder.parent.glob("*/summary.json")), key=lambda run: run.stat().st_mtime)
-    print("\n" + text_table(*read_rows(runs)))
+    (own,), _ = read_rows([folder])
+    rows, skipped = read_rows(runs)
+    print("\n" + text_table([row for row in rows if row.val_data == own.val_data], skipped))
     print(f"pictures   {folder / 'plots'}")
     print(f"evaluate   adaptive-ft eval --checkpoint {folder}")

@@ -1,19 +1,28 @@
 """The folder of one run: its name, its config, its summary; never two runs in one folder.
 
-runs/NAME/config.yaml      the resolved config          runs/NAME/metrics.jsonl   one line per logging interval and
-epoch runs/NAME/plots/           pictures and their CSVs      runs/NAME/checkpoints/    see engine/checkpoint.py
+runs/NAME/config.yaml      the resolved config; its presence says that the folder is taken
+runs/NAME/base/            the random weights of a run without a pretrained model
+runs/NAME/metrics.jsonl    one line per logging interval and epoch
+runs/NAME/plots/           pictures and their CSVs
+runs/NAME/checkpoints/     see engine/checkpoint.py
 runs/NAME/summary.json     the row of the strategy table, written when the run has finished
 """
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from adaptive_ft.config import RunConfig, dump_run_config
-from adaptive_ft.engine.checkpoint import CheckpointFolder, write_atomically
+from adaptive_ft.engine.checkpoint import CheckpointFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
+from adaptive_ft.whole_files import write_whole
+
+OPENING = {"config.yaml", "base", "plots"}
 
 
 @dataclass(frozen=True)
@@ -44,41 +53,36 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
-        write_atomically(self.config_file, dump_run_config(config))
+        write_whole(self.config_file, dump_run_config(config))
+
+    def give_back(self) -> None:
+        """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
+        if {path.name for path in self.path.iterdir()} <= OPENING and not any(self.plots.glob("*")):
+            shutil.rmtree(self.path)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=1))
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=1))
 
 
 def open_run_folder(config: RunConfig) -> RunFolder:
     """Make or find the folder of a run (rank 0 only).
 
-    A fresh run gets a new folder: `name`, or strategy-policy with the first free number. `--resume auto` takes the
-    existing one.
+    A fresh run gets a new folder: `name`, or strategy-policy with the first free number; a folder without any file is
+    free. `--resume auto` takes the existing one.
 
     Raises:
-        UserError: the named folder is taken and the run does not resume; or `resume` is not a word we know.
+        UserError: the name is no single folder name; or the named folder is taken and the run does not resume.
     """
-    if config.resume not in ("none", "auto"):
-        raise UserError(f"--resume takes none or auto, not '{config.resume}'.")
-    root = Path(config.output_dir)
-    stem = config.name or default_name(config)
-    if config.name is None:
-        taken = _numbered(root, stem)
-        if config.resume == "auto" and taken:
-            path = taken[-1]
-        else:
-            path = root / (stem if not taken else f"{stem}-{len(taken) + 1}")
-    else:
-        path = root / stem
-    if config.resume == "none" and path.exists() and any(path.iterdir()):
-        raise UserError(
-            f"The run folder '{path}' is not empty: continue it with --resume auto, or choose another --name."
-        )
-    folder = RunFolder(path)
-    folder.plots.mkdir(parents=True, exist_ok=True)
-    return folder
+    if config.resume == "auto":
+        taken = list(takewhile(_is_taken, _places(config)))
+        if taken:
+            return RunFolder(taken[-1])
+    for path in _places(config):
+        folder = RunFolder(path)
+        if _take(folder, config):
+            return folder
+    raise UserError(f"The run folder '{path}' is not empty: continue it with --resume auto, or choose another --name.")
 
 
 def default_name(config: RunConfig) -> str:
@@ -87,9 +91,30 @@ def default_name(config: RunConfig) -> str:
     return f"{strategy}-{config.adapt.policy.kind}" if strategy in DECIDED else strategy
 
 
-def _numbered(root: Path, stem: str) -> list[Path]:
-    """Existing folders stem, stem-2, stem-3, ... up to the first gap."""
-    found: list[Path] = []
-    while (path := root / (stem if not found else f"{stem}-{len(found) + 1}")).exists():
-        found.append(path)
-    return found
+def _places(config: RunConfig) -> Iterator[Path]:
+    """Where the run may go, in order: the one folder of its name, or endlessly many numbered ones."""
+    root = Path(config.output_dir)
+    if config.name is None:
+        stem = default_name(config)
+        yield from (root / (stem if number == 1 else f"{stem}-{number}") for number in count(1))
+    else:
+        if config.name in ("", ".", "..") or Path(config.name).name != config.name:
+            raise UserError(f"--name '{config.name}' is not one folder name; the folder above it is --output_dir.")
+        yield root / config.name
+
+
+def _is_taken(path: Path) -> bool:
+    return path.is_file() or any(inside.is_file() for inside in path.rglob("*"))
+
+
+def _take(folder: RunFolder, config: RunConfig) -> bool:
+    """Make `folder` this run's, unless another has it or takes it at the same moment: one of two creates the file."""
+    if _is_taken(folder.path):
+        return False
+    folder.plots.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder.config_file.open("x", encoding="utf-8") as file:
+            file.write(dump_run_config(config))
+    except FileExistsError:
+        return False
+    return True

@@ -12,16 +12,15 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_ft.adapt import AdaptiveModel
-from adaptive_ft.adaptive_config import AdaptiveConfig
-from adaptive_ft.adaptive_files import read_files
 from adaptive_ft.build import Run
 from adaptive_ft.config import RunConfig, load_run_config
-from adaptive_ft.engine.checkpoint import BEST, LATEST, write_atomically
+from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.same_run import ADAPTIVE, check_same_run, shared_facts
+from adaptive_ft.whole_files import write_whole
 
-ADAPTIVE = "adaptive"
 TASK = "task.json"
 
 
@@ -30,23 +29,18 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
     checkpoints, ranks = run.folder.checkpoints, run.ranks
     tag = checkpoints.tag(run.engine.updates)
     ranks.on_main(lambda: checkpoints.begin(tag))
-    run.engine.save(checkpoints.folder, tag, {**state, "frozen_hash": run.parts.model.frozen_hash()})
+    run.engine.save(checkpoints.folder, tag, state)
     weights = run.engine.gathered_trainable_state()
     if ranks.is_main:
         place = checkpoints.folder / tag / ADAPTIVE
         run.parts.model.save_pretrained(place, weights)
         run.parts.tokenizer.save_pretrained(place)
-        write_atomically(place / TASK, json.dumps(_task_facts(run), ensure_ascii=False))
+        write_whole(place / TASK, json.dumps(_task_facts(run), ensure_ascii=False))
     ranks.barrier()
     if ranks.is_main:
-        facts = {
-            "step": run.engine.updates,
-            "world_size": ranks.world_size,
-            "zero_stage": run.engine.zero_stage,
-        }
-        checkpoints.finish(tag, facts)
-        if best:
-            checkpoints.point(BEST, tag)
+        facts = {"step": run.engine.updates, **shared_facts(run)}
+        # A kill between the two must not leave a newest checkpoint that was the best and is not pointed at.
+        checkpoints.finish(tag, facts, (BEST, LATEST) if best else (LATEST,))
         checkpoints.prune(run.config.save_total_limit)
     ranks.barrier()
 
@@ -63,8 +57,7 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     """Put the newest whole checkpoint back into the engine; its state, or None when the run starts afresh (collective).
 
     Raises:
-        UserError: the checkpoint was written by another number of ranks, another ZeRO stage, or from another base
-        model.
+        UserError: the config or the base model no longer fits the checkpoint; nothing has been touched.
     """
     if run.config.resume == "none":
         return None
@@ -76,42 +69,19 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
         print(f"resuming from {tag}" if tag else "nothing to resume from: starting afresh", flush=True)
     if tag is None:
         return None
-    facts = run.ranks.on_main(lambda: checkpoints.read_manifest(tag))
-    run.ranks.together(lambda: _check_same_split(run, tag, facts))
-    run.ranks.together(lambda: _check_same_method(run, tag))
+    run.ranks.on_main(lambda: check_same_run(run, tag))
     state = run.engine.load(checkpoints.folder, tag)
-    run.ranks.together(lambda: _check_same_base(run, tag, state))
+    run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
     return state
 
 
-def _check_same_split(run: Run, tag: str, facts: dict[str, Any]) -> None:
-    here = {"world_size": run.ranks.world_size, "zero_stage": run.engine.zero_stage}
-    for name, value in here.items():
-        if facts[name] != value:
-            raise UserError(
-                f"Checkpoint {tag} of '{run.folder.path}' was written with {name} {facts[name]}, this run has {value}:"
-                " resume with the same number of ranks and the same ZeRO stage, or remove the folder to start afresh."
-            )
-
-
-def _check_same_method(run: Run, tag: str) -> None:
-    """Strategy and policy shape the weights of a checkpoint; temperature and the like may change on the way."""
-    saved, _ = read_files(run.folder.checkpoints.folder / tag / ADAPTIVE)
-    before, here = AdaptiveConfig.from_saved(saved["adaptive"]), run.config.adapt
-    for name in ("strategy", "frozen_layers", "policy"):
-        if getattr(before, name) != getattr(here, name):
-            raise UserError(
-                f"Checkpoint {tag} of '{run.folder.path}' was written with {name} {getattr(before, name)}, this run has"
-                f" {getattr(here, name)}: resume with the same one."
-            )
-
-
-def _check_same_base(run: Run, tag: str, state: dict[str, Any]) -> None:
-    if state["frozen_hash"] != run.parts.model.frozen_hash():
-        raise UserError(
-            f"Checkpoint {tag} of '{run.folder.path}' was trained from another base model than"
-            f" '{run.config.model.name or 'random weights'}' (their frozen weights differ)."
-        )
+def _rewind(checkpoints: CheckpointFolder, tag: str, best: dict[str, Any]) -> None:
+    """Make the folder what it was when `tag` had been written: nothing newer, and the pointers of that moment."""
+    checkpoints.forget_after(tag)
+    pointers = {LATEST: tag} | ({BEST: checkpoints.tag(best["step"])} if best else {})
+    for pointer, named in pointers.items():
+        if checkpoints.pointed(pointer) != named and checkpoints.is_written(named):
+            checkpoints.point(pointer, named)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptive_ft.components import Component, ComponentMap
+from adaptive_ft.components import Component, ComponentMap, columns_on
 from adaptive_ft.errors import UserError, nearest
 
 # Both are negative on purpose: `Tying.expand` appends the columns [tuned, frozen] to the decisions, and a
@@ -66,7 +66,7 @@ class Tying:
         """
         batch = gates_BD.shape[0]
         table = torch.cat([gates_BD, gates_BD.new_ones(batch, 1), gates_BD.new_zeros(batch, 1)], dim=1)
-        return table[:, torch.tensor(self.index, device=gates_BD.device)]
+        return table[:, columns_on(self.index, gates_BD.device)]
 
 
 def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = ()) -> Tying:

@@ -19,8 +19,8 @@ from typing import Any, Literal, Protocol, Self
 import transformers
 from tqdm import tqdm
 
-from adaptive_ft.engine.checkpoint import write_atomically
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import write_whole
 
 
 @dataclass
@@ -58,7 +58,7 @@ class JsonLines:
         if path.is_file():
             last = -1 if resumed_at is None else resumed_at
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
-            write_atomically(path, "".join(line + "\n" for line in kept))
+            write_whole(path, "".join(line + "\n" for line in kept))
         self._stream = path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -89,7 +89,7 @@ class Wandb:
         self._wandb = importlib.import_module("wandb")
         id_file = folder / "wandb_id"
         if not id_file.is_file():
-            write_atomically(id_file, uuid.uuid4().hex[:8])
+            write_whole(id_file, uuid.uuid4().hex[:8])
         self._folder = folder
         self._offline = config.wandb_mode == "offline"
         self._run = self._wandb.init(
@@ -120,11 +120,12 @@ class Wandb:
 
 
 class TensorBoard:
-    """TensorBoard event files in the run folder."""
+    """TensorBoard event files in the run folder; on resume what came after the checkpoint is struck out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resumed_at: int | None) -> None:
         module = importlib.import_module("torch.utils.tensorboard")
-        self._writer = module.SummaryWriter(str(folder / "tensorboard"))
+        first = 0 if resumed_at is None else resumed_at + 1
+        self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=first)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars."""
@@ -160,7 +161,7 @@ def open_trackers(
     if "wandb" in config.report_to:
         trackers.append(Wandb(folder, config, run_config))
     if "tensorboard" in config.report_to:
-        trackers.append(TensorBoard(folder))
+        trackers.append(TensorBoard(folder, resumed_at))
     return trackers
 
 

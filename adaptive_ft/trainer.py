@@ -8,10 +8,9 @@ bit.
 """
 
 import functools
-import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ import torch
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.batch import RawBatch
-from adaptive_ft.errors import UserError
 from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.gates import GatesDiverged
 from adaptive_ft.losses import policy_losses
 from adaptive_ft.meters import MeanMeter
-from adaptive_ft.recorder import Recorder, sentence
+from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import export_merged, load_checkpoint, save_checkpoint
 from adaptive_ft.tracking import Progress
 
@@ -37,17 +36,36 @@ class Trainer:
         self.run = run
         self.config, self.ranks, self.engine, self.task = run.config, run.ranks, run.engine, run.parts.task
         self.tying = run.parts.model.tying
-        self.epoch = 0
         self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
+        self.began = time.monotonic()
+        """When the run would have begun, had it been one process from start to end."""
 
     def fit(self) -> dict[str, Any]:
         """Train to the last update; the summary of the run (the same on every rank)."""
-        began = time.monotonic()
         resumed_at = self._resume()
+        try:
+            summary = self._finished() or self._run_to_the_end(resumed_at)
+        except GatesDiverged:
+            self._stop_diverged(self.engine.diverged_at() or self.engine.updates)
+        finally:
+            self.run.train.close()
+            if self.recorder:
+                self.recorder.close()
+        if self.config.export_to and self.ranks.is_main:
+            export_merged(self.run.folder.path, Path(self.config.export_to))
+        return summary
+
+    def _finished(self) -> dict[str, Any] | None:
+        """The summary where nothing is left to do: then the folder stays as it is."""
+        if self.engine.updates < self.run.total_updates:
+            return None
+        return self.ranks.on_main(lambda: finished_summary(self.run.folder.path, self.engine.updates))
+
+    def _run_to_the_end(self, resumed_at: int | None) -> dict[str, Any]:
         if self.ranks.is_main:
             self.run.folder.write_config(self.config)
             self.recorder = Recorder(self.run, resumed_at, self.start_score)
@@ -57,13 +75,12 @@ class Trainer:
             while self.engine.updates < self.run.total_updates:
                 rates = self.train_step()
                 progress.advance()
-                if self._is_interval():
-                    progress.tell(self._record_window(rates))
-                if self.engine.updates == self.run.epoch_end(self.epoch):
-                    progress.say(self._end_epoch())
-                elif self.config.save_steps and self.engine.updates % self.config.save_steps == 0:
-                    self._save(best=False)
-        return self._finish(time.monotonic() - began)
+                self._after_update(self.engine.updates, rates, progress)
+        if not self.history or self.history[-1]["step"] < self.engine.updates:
+            self._end_epoch()  # a run cut short at the very checkpoint it was resumed from
+        seconds = time.monotonic() - self.began
+        summary = self.recorder.finish(self.history, self.best, seconds) if self.recorder else {}
+        return dict(self.ranks.broadcast(summary))
 
     def train_step(self) -> dict[str, float]:
         """One optimizer update over all micro-batches of all ranks; the learning rates used, by group."""
@@ -74,6 +91,30 @@ class Trainer:
             self._forward_backward(next(self.run.train))
             rates = self.engine.step()
         return rates
+
+    def _after_update(self, update: int, rates: dict[str, float], progress: Progress) -> None:
+        """Record, evaluate and save where it is time to; never what has diverged."""
+        is_interval = update % self.config.tracking.logging_steps == 0 or update == self.run.total_updates
+        ends_epoch = self.run.ends_epoch(update)
+        is_save = self.config.save_steps is not None and update % self.config.save_steps == 0
+        if not (is_interval or ends_epoch or is_save):
+            return
+        diverged_at = self.engine.diverged_at()
+        if diverged_at is not None:
+            self._stop_diverged(diverged_at)
+        if is_interval:
+            progress.tell(self._record_window(rates))
+        if ends_epoch:
+            progress.say(self._end_epoch())
+        elif is_save:
+            self._save(best=False)
+
+    def _stop_diverged(self, update: int) -> NoReturn:
+        self.ranks.stop(
+            f"The training diverged at update {update}: its loss or gradients are no finite numbers. Lower"
+            f" --optim.learning_rate (now {self.config.optim.learning_rate}), warm up longer (--optim.warmup_ratio) or"
+            " clip harder (--optim.max_grad_norm)."
+        )
 
     def _forward_backward(self, raw: RawBatch) -> None:
         batch = self.task.collate(raw).to(self.ranks.device, self.engine.dtype)
@@ -91,19 +132,10 @@ class Trainer:
         self.window.update(values, len(batch))
         self.usage.update(outputs.gates.detach())
 
-    def _is_interval(self) -> bool:
-        every = self.config.tracking.logging_steps
-        return self.engine.updates % every == 0 or self.engine.updates == self.run.total_updates
-
     def _record_window(self, rates: dict[str, float]) -> dict[str, str]:
         """Record the means over ranks since the last interval; the few to show beside the progress."""
         self.window.reduce(self.ranks.sum)
         means, self.window = self.window.means(), MeanMeter()
-        if not math.isfinite(means["loss"]):
-            raise UserError(
-                f"The training loss is {means['loss']} at update {self.engine.updates}: lower --optim.learning_rate"
-                f" (now {self.config.optim.learning_rate}) or clip harder (--optim.max_grad_norm)."
-            )
         values = {f"train/{name}": value for name, value in means.items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         values |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
@@ -140,11 +172,11 @@ class Trainer:
         evaluation = self._evaluate()
         record: dict[str, Any] = {}
         if self.recorder:
-            record = self.recorder.epoch(self.epoch, self.epoch_means.means(), evaluation, self.usage)
-        self.history.append(self.ranks.broadcast(record))
-        self.epoch += 1
+            epoch = self.run.epoch_of(self.engine.updates)
+            record = self.recorder.epoch(epoch, self.epoch_means.means(), evaluation, self.usage)
+        record = self.ranks.broadcast(record)
+        self.history.append(record)
         self.epoch_means, self.usage = MeanMeter(), UsageMeter(self.tying)
-        record = self.history[-1]
         is_best = not self.best or record["val_score"] > self.best["val_score"]
         if is_best:
             self.best = {"val_score": record["val_score"], "step": self.engine.updates}
@@ -160,10 +192,10 @@ class Trainer:
             meter.settle(self.ranks.sum, self.ranks.is_main)
         state = {
             "stream": self.run.train.state_dict(),
-            "epoch": self.epoch,
             "history": self.history,
             "best": self.best,
             "start_score": self.recorder.start_score if self.recorder else None,
+            "seconds": time.monotonic() - self.began,
             "meters": {name: meter.state_dict() for name, meter in meters.items()},
         }
         save_checkpoint(self.run, state, best=best)
@@ -174,8 +206,8 @@ class Trainer:
         if state is None:
             return None
         self.run.train.load_state_dict(state["stream"])
-        self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
-        self.start_score = state["start_score"]
+        self.history, self.best, self.start_score = state["history"], state["best"], state["start_score"]
+        self.began -= state["seconds"]
         if self.ranks.is_main:
             for name, meter in self._meters().items():
                 meter.load_state_dict(state["meters"][name])
@@ -183,13 +215,6 @@ class Trainer:
 
     def _meters(self) -> dict[str, MeanMeter | UsageMeter]:
         return {"epoch_means": self.epoch_means, "window": self.window, "usage": self.usage}
-
-    def _finish(self, seconds: float) -> dict[str, Any]:
-        self.run.train.close()
-        summary = self.recorder.finish(self.history, self.best, seconds) if self.recorder else {}
-        if self.config.export_to and self.ranks.is_main:
-            export_merged(self.run.folder.path, Path(self.config.export_to))
-        return dict(self.ranks.broadcast(summary))
 
 
 def seed_step(seed: int, update: int, micro: int, rank: int) -> None:

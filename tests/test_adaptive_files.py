@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptive_ft.adaptive_files import hash_weights, read_files, whole_file, write_files
+from adaptive_ft.adaptive_files import hash_weights, read_description, read_files, write_files
 from adaptive_ft.errors import UserError
 
 WEIGHTS = {"b": torch.arange(4.0).view(2, 2), "a": torch.ones(3, dtype=torch.bfloat16)}
@@ -20,19 +20,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert len(list((tmp_path / "new").iterdir())) == 2, "no temporary file stays behind"
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("old")
-
-    def write_and_break_off() -> None:
-        with whole_file(file) as partial:
-            partial.write_text("ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_and_break_off()
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
+def test_the_description_is_read_without_the_weights(tmp_path: Path) -> None:
+    """Megabytes of weights need not be read and hashed to learn what they were trained from."""
+    write_files(tmp_path, {"frozen_sha256": "f00d"}, WEIGHTS)
+    (tmp_path / "adaptive_model.safetensors").unlink()
+    assert read_description(tmp_path)["frozen_sha256"] == "f00d"
 
 
 @pytest.mark.parametrize("name", ["adaptive_config.json", "adaptive_model.safetensors"])

@@ -95,7 +95,16 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "ds_config": (("--ds_config", "none.json"), "There is no DeepSpeed config 'none.json'"),
     "model": (("--model.name", "./nowhere"), "model folder './nowhere' does not exist"),
     "shards": (("--data.train", "nowhere"), "there is no folder 'nowhere'"),
-    "resume": (("--resume", "always"), "--resume takes none or auto, not 'always'"),
+    "name": (("--name", "a/b"), "--name 'a/b' is not one folder name"),
+    "seed": (("--seed", "-1"), "--seed is -1; it lies from 0 to 4294967295"),
+    "heads": (("--model.num_attention_heads", "0"), "--model.num_attention_heads is 0; it must be at least 1"),
+    "policy_size": (("--adapt.policy.hidden_size", "0"), "--adapt.policy.hidden_size is 0; it must be at least 1"),
+    "rate": (("--optim.head_learning_rate", "-1e-3"), "--optim.head_learning_rate is -0.001; it must be at least 0"),
+    "nan": (("--optim.learning_rate", "nan"), "--optim.learning_rate is nan; it must be at least 0"),
+    "warmup": (("--optim.warmup_ratio", "1.5"), "--optim.warmup_ratio is 1.5; it is a share, from 0 to 1"),
+    "betas": (("--optim.betas", "0.9", "1"), "--optim.betas are (0.9, 1.0); both lie from 0 to below 1"),
+    "short": (("--task.max_question_length", "2"), "--task.max_question_length is 2; it must be at least 3"),
+    "long": (("--task.max_question_length", "25"), "the base model has positions for 24 tokens: use 24 or less"),
     "batch": (("--per_device_train_batch_size", "0"), "--per_device_train_batch_size is 0; it must be at least 1"),
     "accumulation": (("--gradient_accumulation_steps", "0"), "--gradient_accumulation_steps is 0"),
     "limit": (("--save_total_limit", "0"), "--save_total_limit is 0"),
@@ -140,9 +149,19 @@ def test_options_that_cannot_work(
 
 
 @pytest.mark.usefixtures("no_run")
+@pytest.mark.parametrize("which", ["--data.train", "--data.val"])
+def test_unanswered_shards(which: str, shards: Path, tiny: Tiny, ranks: Ranks) -> None:
+    """A split without public answers would be learned, or judged, as if every answer were wrong."""
+    edit_json(shards / "manifest.json", answered=False)
+    told = refused(tiny, ranks, which, str(shards))
+    assert re.search(r"The questions in '.*target/train' have no answers", told)
+
+
+@pytest.mark.usefixtures("no_run")
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ('{"bf16": true}', "has bf16 = true; it must be an object"),
         ('{"train_batch_size": 64}', "train_batch_size = 64, the run says 4"),
         ('{"gradient_accumulation_steps": 2}', "gradient_accumulation_steps = 2, the run says 1"),
         ('{"scheduler": {"type": "WarmupLR"}}', "has a 'scheduler' block"),
@@ -154,6 +173,15 @@ def test_ds_configs_that_contradict(content: str, sentence: str, tmp_path: Path,
     path = tmp_path / "wrong.json"
     path.write_text(content)
     assert sentence in refused(tiny, ranks, "--ds_config", str(path))
+
+
+@pytest.mark.usefixtures("no_run")
+def test_what_only_deepspeed_refuses_leaves_no_folder(tmp_path: Path, tiny: Tiny, ranks: Ranks) -> None:
+    """The run had its folder by then; its name is free again for the next try."""
+    path = tmp_path / "wrong.json"
+    path.write_text('{"zero_optimization": {"stage": 9}}')
+    with pytest.raises(ValueError, match="stage"):
+        build(load_run_config(tiny("refused", "--ds_config", str(path))), ranks)
 
 
 def test_a_run_folder_in_use(finished_run: Any, tiny: Tiny, ranks: Ranks) -> None:
@@ -172,7 +200,7 @@ def test_a_run_folder_in_use(finished_run: Any, tiny: Tiny, ranks: Ranks) -> Non
         (
             "deepspeed --num_gpus 2 --master_port {port}",
             ("--config", "wrong.yaml"),
-            "error: 'wrong.yaml' has an unknown key 'optim.lerning_rate'. Did you mean 'learning_rate'?",
+            "error: 'wrong.yaml' has an unknown key 'optim.lerning_rate'. Did you mean 'optim.learning_rate'?",
         ),
     ],
 )

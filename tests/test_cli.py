@@ -63,6 +63,24 @@ def test_good_sources_become_shards(run: Run, tmp_path: Path, capsys: pytest.Cap
     assert run("verify", tmp_path / "out") == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("words", "tokenizer: the folder '{place}/words'"),
+        ("wrods", "tokenizer: 'wrods', taken for a hub id, as there is no such folder"),
+    ],
+)
+def test_the_recorded_tokenizer_is_told(
+    name: str, told: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A misspelt folder passes for a hub id; the line shows it."""
+    monkeypatch.chdir(tmp_path)
+    sources = write_sources(tmp_path)
+    assert run("tokenizer", "--output", "words", "--source.questions", "questions.json") == 0
+    assert run("shards", *sources, "--tokenizer", name) == 0
+    assert told.format(place=tmp_path) in capsys.readouterr().out.splitlines()
+
+
 NAN = float("nan")
 SPOILT: dict[str, tuple[dict[str, Any], str]] = {
     "nan": ({"features": [[1.0, NAN, 3.0], [4.0, 5.0, 6.0]]}, "the features of region 0 hold NaN or infinity"),
@@ -95,7 +113,8 @@ def test_bad_sources_leave_nothing(case: str, run: Run, tmp_path: Path, capsys: 
     [
         (["shard"], "error: There is no command 'shard'. Did you mean 'shards'?"),
         (["verify", "nowhere"], "error: there is no folder 'nowhere'"),
-        (["eval", "--checkpoint", "nowhere"], "error: 'nowhere' is not a run folder"),
+        (["world", "--folder", "."], "error: '{here}' cannot be made anew while the program runs in it"),
+        (["shards", "--output", "out", "--tokenizer", "./tokenzier"], "error: --tokenizer './tokenzier' is no folder"),
         (["tokenizer", "--output", "out"], "error: Name the questions: either --source.questions"),
     ],
 )
@@ -106,7 +125,7 @@ def test_mistakes_are_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert run(*words) == 2
     told = capsys.readouterr().err
-    assert told.startswith(sentence)
+    assert told.startswith(sentence.format(here=tmp_path))
     assert len(told.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -92,8 +92,12 @@ def test_an_empty_file_changes_nothing(empty: str, tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("sead: 1", "unknown key 'sead'. Did you mean 'seed'?"),
-        ("optim: {learning_rat: 1}", "unknown key 'optim.learning_rat'. Did you mean 'learning_rate'?"),
-        ("adapt: {policy: {knid: light}}", "unknown key 'adapt.policy.knid'. Did you mean 'kind'?"),
+        ("optim: {learning_rat: 1}", "unknown key 'optim.learning_rat'. Did you mean 'optim.learning_rate'?"),
+        ("adapt: {policy: {knid: light}}", "unknown key 'adapt.policy.knid'. Did you mean 'adapt.policy.kind'?"),
+        ("learning_rate: 1", "unknown key 'learning_rate'. Did you mean 'optim.learning_rate'?"),
+        ("kind: light", "unknown key 'kind'. Did you mean 'adapt.policy.kind'?"),
+        ("hidden_size: 8", "Did you mean 'model.hidden_size' or 'adapt.policy.hidden_size'?"),
+        ("optim: {seed: 1}", "unknown key 'optim.seed'. Did you mean 'seed'?"),
         ("optim: 3", "'optim' is a section of options, not the single value 3."),
         ("model:", "'model' is a section of options, not the single value None."),
         ("eval_on_start: 1", "'eval_on_start' must be true or false, not 1."),
@@ -125,6 +129,7 @@ def test_a_missing_file_is_named() -> None:
         (["--optim.learning_rat", "1"], "--optim.learning-rate"),
         (["--seed", "one"], "seed"),
         (["--precision", "fp16"], "bf16"),
+        (["--resume", "always"], "auto"),
     ],
 )
 def test_mistakes_on_the_line_end_with_code_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +141,15 @@ def test_mistakes_on_the_line_end_with_code_2(words: list[str], told: str, capsy
     with pytest.raises(SystemExit):
         load_run_config(words, loud=False)
     assert capsys.readouterr().err == ""
+
+
+def test_help_names_what_is_no_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """--config and the short names are read before the parser, which cannot list them."""
+    with pytest.raises(SystemExit) as ended:
+        load_run_config(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in ("--config FILE", "--strategy NAME", "--policy NAME", "recipes/world.yaml"))
 
 
 def test_a_wrong_value_in_yaml_ends_with_code_2_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

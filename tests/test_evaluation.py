@@ -10,7 +10,7 @@ from transformers import LxmertForQuestionAnswering
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
-from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.vqa import VqaTask
@@ -106,3 +106,18 @@ def test_a_wrong_count_is_an_error(restored: Restored, task: VqaTask, shards: Sh
     """A score over fewer questions than the manifest counts would be a wrong score."""
     with pytest.raises(ValueError, match="78"):
         run(restored, task, shards, ranks, expected=shards.num_examples + 1)
+
+
+def test_answering_gives_the_same_answers_unjudged(
+    restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks
+) -> None:
+    """The pass for questions without public answers says what the judged one says."""
+    judged = run(restored, task, shards, ranks)
+    stream = EvalStream(shards, batch_size=32)
+    given = (restored.model, stream, shards.num_examples, task, restored.model.tying, ranks, torch.float32)
+    found = answer(*given)
+    assert found.report is None
+    assert found.answers == judged.answers
+    assert torch.equal(found.usage.decision_shares(), judged.usage.decision_shares())
+    with pytest.raises(ValueError, match="77 questions were answered but the shards hold 78"):
+        answer(restored.model, stream, shards.num_examples + 1, *given[3:])

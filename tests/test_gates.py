@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_ft.gates import GateHolder, argmax_gates, straight_through_gumbel
+from adaptive_ft.gates import GateHolder, GatesDiverged, argmax_gates, straight_through_gumbel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -61,7 +61,7 @@ def test_argmax_takes_the_likelier_choice_and_freezes_a_tie() -> None:
 
 @pytest.mark.parametrize("make", [argmax_gates, lambda logits: straight_through_gumbel(logits, 5.0)])
 def test_diverged_logits_are_refused_and_never_taken_for_frozen(make: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"is nan.*logits have diverged"):
+    with pytest.raises(GatesDiverged, match=r"is nan.*logits have diverged"):
         GateHolder().set(make(torch.full((2, 3, 2), float("nan"))))
 
 

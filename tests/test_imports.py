@@ -13,7 +13,7 @@ KERNELS = REPOSITORY / "kernels"
 
 # From the ground up. A module may import its own storey (without a cycle) and everything below.
 STOREYS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "whole_files"),
     ("kernels",),
     ("data",),
     ("gates", "components"),
@@ -27,9 +27,9 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("tracking", "meters"),
     ("config",),
-    ("run_folder",),
+    ("run_folder", "checks"),
     ("build",),
-    ("evaluation", "saving"),
+    ("evaluation", "saving", "same_run"),
     ("recorder",),
     ("trainer",),
     ("embedded",),
@@ -41,8 +41,8 @@ LEVEL = {room: level for level, storey in enumerate(STOREYS) for room in storey}
 # What a room must never know, though it may stand below: (room, rooms).
 STRANGERS = {
     "kernels": {"adaptive_ft", *LEVEL} - {"kernels"},
-    "data": set(LEVEL) - {"data", "errors"},
-    "engine": set(LEVEL) - {"engine", "errors"},
+    "data": set(LEVEL) - {"data", "errors", "whole_files"},
+    "engine": set(LEVEL) - {"engine", "errors", "whole_files"},
     "tasks": {"models", "adapt", "adaptive_ft", "policy", "layers", "gates"},
     "analysis": {"models", "adapt", "adaptive_ft", "policy", "layers", "gates"},
 }

@@ -93,6 +93,19 @@ def test_the_outcome_names_the_next_steps(finished_run: RunFolder, capsys: pytes
     assert f"adaptive-ft eval --checkpoint {finished_run.path}" in told
 
 
+def test_the_outcome_leaves_out_runs_on_other_data(
+    finished_run: RunFolder, summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their scores could not be compared."""
+    for name, more in {"mine": {}, "alike": {}, "alien": {"val_data": "another"}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({**summary, "name": name, **more}))
+    show_outcome(tmp_path / "mine")
+    told = capsys.readouterr().out
+    assert "alike" in told
+    assert "alien" not in told
+
+
 @pytest.mark.parametrize(("official", "told"), [(0.5, "  official 50.00"), (None, "")])
 def test_an_epoch_in_one_sentence(official: float | None, told: str) -> None:
     """Percent with the sign of the gap; no official accuracy where answers of ten people are missing."""

@@ -1,5 +1,6 @@
 """One folder per run: names, numbers, and never two runs in one folder."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,11 +67,42 @@ def test_an_empty_folder_may_be_used(config: RunConfig) -> None:
     assert open_run_folder(replace(config, name="mine")).plots.is_dir()
 
 
-def test_an_unknown_resume_word_is_refused(config: RunConfig) -> None:
-    """Before any folder is made."""
-    with pytest.raises(UserError, match="--resume takes none or auto, not 'yes'"):
-        open_run_folder(replace(config, resume="yes"))
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "", "/tmp", "a/"])
+def test_a_name_is_one_folder(name: str, config: RunConfig) -> None:
+    """Anything else would put the run, or delete its leavings, somewhere unseen."""
+    with pytest.raises(UserError, match=r"is not one folder name; the folder above it is --output_dir"):
+        open_run_folder(replace(config, name=name))
     assert not Path(config.output_dir).exists()
+
+
+def test_runs_started_together_get_folders_of_their_own(config: RunConfig) -> None:
+    """Eight at the same moment: eight folders; eight of one name: one run, seven refusals."""
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda _: open_run_folder(config).path, range(8)))
+        assert len(set(folders)) == 8
+        named = [threads.submit(open_run_folder, replace(config, name="mine")) for _ in range(8)]
+        refusals = [told for told in (one.exception() for one in named) if told]
+    assert len(refusals) == 7
+    assert all(isinstance(told, UserError) for told in refusals)
+
+
+def test_a_run_that_never_began_gives_its_name_back(config: RunConfig) -> None:
+    """What opening made goes, and the next run is not number 2; a run with something to show keeps its folder."""
+    failed = open_run_folder(config)
+    failed.give_back()
+    assert not failed.path.exists()
+    begun = open_run_folder(config)
+    assert begun.path == failed.path
+    (begun.path / "metrics.jsonl").write_text("{}")
+    begun.give_back()
+    assert begun.config_file.is_file()
+
+
+def test_folders_without_a_file_are_free(config: RunConfig) -> None:
+    """Empty ones, however deep, are no run: neither for a fresh run nor for one that resumes."""
+    (Path(config.output_dir) / "spottune-light/plots").mkdir(parents=True)
+    assert open_run_folder(replace(config, resume="auto")).path.name == "spottune-light"
+    assert open_run_folder(config).path.name == "spottune-light-2"
 
 
 def test_opening_to_resume_leaves_the_config_alone(config: RunConfig) -> None:

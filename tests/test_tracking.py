@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.tracking import JsonLines, Progress, TrackingConfig, check_trackers, open_trackers
+from adaptive_ft.tracking import JsonLines, Progress, TensorBoard, TrackingConfig, check_trackers, open_trackers
 
 
 def write_steps(path: Path, *steps: int, resumed_at: int | None = None) -> None:
@@ -88,6 +89,20 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path, picture: Path) -> None
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 0.25)]
     assert events.Tags()["images"] == ["curves"]
+
+
+def test_tensorboard_strikes_out_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    """Steps 1 to 3, a checkpoint after 2, resumed: step 3 is there once, with the value of the resumed run."""
+    for resumed_at, values in ((None, {1: 0.1, 2: 0.2, 3: 0.3}), (2, {3: 0.5})):
+        board = TensorBoard(tmp_path, resumed_at)
+        for step, value in values.items():
+            board.log(step, {"train/loss": value})
+        board.close()
+        time.sleep(1.1)  # the files' names carry whole seconds, and are read in the order of their names
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert events.Scalars("train/loss")[-1].value == 0.5
 
 
 NOTHING_ASKED = """

@@ -15,8 +15,8 @@ from adaptive_ft.components import Component, ComponentMap
 
 
 @dataclass(frozen=True)
-class Run:
-    """Neighbouring columns of one part; a run of three or more carries its `name` above, once."""
+class Span:
+    """Neighbouring columns of one part; a span of three or more carries its `name` above, once."""
 
     name: str
     start: int
@@ -24,7 +24,7 @@ class Run:
 
     @property
     def bracketed(self) -> bool:
-        """Whether the name stands above the run instead of under each column."""
+        """Whether the name stands above the span instead of under each column."""
         return self.stop - self.start > 2
 
 
@@ -50,19 +50,19 @@ class Panel:
         return [row for row in range(1, len(self.layers)) if kind(self.layers[row]) != kind(self.layers[row - 1])]
 
     @property
-    def runs(self) -> list[Run]:
+    def spans(self) -> list[Span]:
         """The parts from left to right."""
         found, start = [], 0
         for part, group in groupby(self.places, key=lambda place: place.part.split(".")[0]):
             stop = start + len(list(group))
-            found.append(Run(part.replace("_", " "), start, stop))
+            found.append(Span(part.replace("_", " "), start, stop))
             start = stop
         return found
 
     @property
     def labels(self) -> list[str]:
         """A name per column: the head's number, "output" under a bracket, "language ffn in" without one."""
-        bracketed = [run.bracketed for run in self.runs for _ in range(run.start, run.stop)]
+        bracketed = [span.bracketed for span in self.spans for _ in range(span.start, span.stop)]
         return [_label(place, above) for place, above in zip(self.places, bracketed, strict=True)]
 
 

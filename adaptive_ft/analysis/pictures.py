@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptive_ft.analysis.panels import Panel, Run, panels
+from adaptive_ft.analysis.panels import Panel, Span, panels
 from adaptive_ft.components import ComponentMap
+from adaptive_ft.whole_files import write_whole
 
 # Perceptually uniform, light = frozen, dark = tuned, like the original's rocket_r.
 _SHARE_COLOURS = colormaps["magma_r"]
@@ -66,8 +66,8 @@ def usage_heatmap(shares: Tensor | Sequence[float], components: ComponentMap, ti
         _draw_cells(axis, shares_C[panel.columns_LP], live_C[panel.columns_LP])
         _label_rows(axis, panel)
         _label_columns(axis, panel, room=0.8 * figure.get_figwidth() / len(panel.places))
-        for run in panel.runs:
-            _draw_run(axis, run, figure)
+        for span in panel.spans:
+            _draw_span(axis, span, figure)
     _draw_legend(figure, list(axes), any_dead=not live_C.all())
     figure.suptitle(title, fontsize=_LARGE, color=_INK, fontweight="bold")
     return figure
@@ -103,7 +103,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG; the file appears whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
-    _write_whole(path, buffer.getvalue())
+    _write(path, buffer.getvalue())
 
 
 def save_usage_csv(shares: Tensor | Sequence[float], components: ComponentMap, path: Path) -> None:
@@ -129,15 +129,12 @@ def _save_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    _write_whole(path, text.getvalue().encode())
+    _write(path, text.getvalue().encode())
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside `path`, then move there, so that nobody ever reads half a file."""
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, content)
 
 
 def _empty_figure(width: float, height: float) -> Figure:
@@ -187,18 +184,18 @@ def _label_columns(axis: Axes, panel: Panel, room: float) -> None:
             label.set_rotation(0 if label.get_text().isdigit() else 90)
 
 
-def _draw_run(axis: Axes, run: Run, figure: Figure) -> None:
-    """A gap before the run and, over a long one, a bracket with its name."""
-    if run.start:
-        axis.axvline(run.start, color="white", linewidth=3)
-    if not run.bracketed:
+def _draw_span(axis: Axes, span: Span, figure: Figure) -> None:
+    """A gap before the span and, over a long one, a bracket with its name."""
+    if span.start:
+        axis.axvline(span.start, color="white", linewidth=3)
+    if not span.bracketed:
         return
     above = axis.get_xaxis_transform()
     lifted = above + ScaledTranslation(0, 4 / 72, figure.dpi_scale_trans)
-    ends = [run.start + 0.1, run.stop - 0.1]
+    ends = [span.start + 0.1, span.stop - 0.1]
     axis.plot(ends, [1, 1], color=_FAINT, linewidth=0.9, clip_on=False, transform=lifted)
     axis.annotate(
-        run.name, ((run.start + run.stop) / 2, 1.0), xycoords=above, xytext=(0, 6.5),
+        span.name, ((span.start + span.stop) / 2, 1.0), xycoords=above, xytext=(0, 6.5),
         textcoords="offset points", ha="center", va="bottom", fontsize=_SMALL, color=_FAINT,
     )  # fmt: skip
 

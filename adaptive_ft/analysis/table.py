@@ -31,7 +31,8 @@ class Row:
     trainable_parameters: int
     frozen_parameters: int
     tuned_share: float | None
-    best_constant: str | None
+    best_constant: str
+    val_data: str | None
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Row:
@@ -48,6 +49,8 @@ class Row:
             frozen_parameters=summary["frozen_parameters"],
             tuned_share=summary["tuned_share"],
             best_constant=_constant(summary["best_constant"]),
+            # Summaries of the first runs do not tell it.
+            val_data=summary.get("val_data"),
         )
 
 
@@ -110,9 +113,12 @@ def _numbers(row: Row) -> list[str]:
 def _notes(rows: Sequence[Row], skipped: Sequence[SkippedRun]) -> list[str]:
     """What a reader must know besides: units, the constants to beat, the runs that are not there."""
     notes = ["Scores in percent; parameters trainable + frozen."] if rows else []
-    constants = list(dict.fromkeys(row.best_constant for row in rows if row.best_constant))
-    if constants:
-        notes.append(f"Best constant answer: {', '.join(constants)}.")
+    names: dict[tuple[str | None, str], list[str]] = {}
+    for row in rows:
+        names.setdefault((row.val_data, row.best_constant), []).append(row.name)
+    for (_, constant), runs in names.items():
+        where = f" on the validation data of {', '.join(runs)}" if len(names) > 1 else ""
+        notes.append(f"Best constant answer{where}: {constant}.")
     return notes + [f"Not in the table: {run.folder} ({run.reason})." for run in skipped]
 
 

@@ -1,5 +1,5 @@
 """adaptive-ft eval: answer the questions of any shard set with a trained run: with its policy, or forced to one
-half.
+half. Several ranks share the questions: torchrun --nproc-per-node 2 -m adaptive_ft.cli eval ...
 """
 
 import functools
@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from transformers import PreTrainedModel
 
-from adaptive_ft.data.choice import DataConfig, all_questions, open_shards
+from adaptive_ft.data.choice import all_questions
+from adaptive_ft.data.manifest import MANIFEST_NAME, Manifest, answer_table_hash
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
-from adaptive_ft.engine.checkpoint import write_atomically
-from adaptive_ft.engine.deepspeed_engine import DTYPES
-from adaptive_ft.engine.ranks import start_ranks
-from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.engine.ranks import Ranks, run_ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.vqa import VqaTask
-from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
+from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer
 from adaptive_ft.tracking import quiet_libraries
+from adaptive_ft.whole_files import write_whole
 
 
 @dataclass
@@ -36,26 +38,57 @@ class Command:
     """Let the policy network decide, or force every component."""
     batch_size: int = 128
     predictions: Path | None = None
-    """Write [{"question_id", "answer"}, ...], the form of the official evaluation server."""
+    """Write [{"question_id", "answer"}, ...], the form of the official evaluation server; a split without public
+    answers can only be answered so.
+    """
 
     def run(self) -> None:
-        """Restore, evaluate, print."""
+        """Answer on all ranks of the launcher, and end the process."""
+        run_ranks(self.answer_on)
+
+    def answer_on(self, ranks: Ranks) -> None:
+        """Restore, answer, and on the first rank print and write (collective)."""
         quiet_libraries()
-        restored = restore(self.checkpoint, self.which)
-        config = restored.config
-        folder = str(self.shards or config.data.val)
-        shards = open_shards(folder, DataConfig(blind=config.data.blind))
-        evaluation = self._evaluate(restored, shards)
-        print(f"{self.checkpoint} ({self.which}, update {restored.step}, policy {self.policy}) on {folder}")
-        self._print(evaluation, shards, restored.answer_table)
+        restored, shards = ranks.together(self._open)
+        found = self._answered(restored, shards, ranks)
+        if not ranks.is_main:
+            return
+        print(f"{self.checkpoint} ({self.which}, update {restored.step}, policy {self.policy}) on {shards.folder}")
+        if shards.manifest.answer_table_sha256 not in map(answer_table_hash, (restored.answer_table, ())):
+            print(f"these shards name other answers; the model chooses among its own {len(restored.answer_table)}")
+        if found.report is None:
+            print(f"{len(found.answers)} questions answered; they have no public answers to judge by")
+        else:
+            print_scores(found.report)
+            constant = best_constant_answer(all_questions(shards), restored.answer_table)
+            told = f"soft {_soft(constant.score)}, official {_official(constant.score)}"
+            print(f"best constant answer '{constant.answer}': {told}")
+        print_usage(found)
         if self.predictions is not None:
-            answers = [{"question_id": number, "answer": answer} for number, answer in evaluation.answers.items()]
-            write_atomically(self.predictions, json.dumps(answers))
+            answers = [{"question_id": number, "answer": given} for number, given in found.answers.items()]
+            write_whole(self.predictions, json.dumps(answers))
             print(f"predictions in {self.predictions}")
 
-    def _evaluate(self, restored: Restored, shards: ShardSet) -> Evaluation:
-        ranks = start_ranks()
-        dtype = DTYPES[restored.config.precision]
+    def _open(self) -> tuple[Restored, ShardSet]:
+        """The run and the shards, after everything that can be wrong with either."""
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size is {self.batch_size}; it must be at least 1.")
+        if self.predictions is not None and not self.predictions.parent.is_dir():
+            raise UserError(f"--predictions '{self.predictions}': there is no folder '{self.predictions.parent}'.")
+        restored = restore(self.checkpoint, self.which)
+        folder = self.shards or Path(restored.config.data.val)
+        if self.shards is None and not folder.is_dir():
+            raise UserError(
+                f"The run's validation shards '{folder}' are not there, seen from '{Path.cwd()}': start where the"
+                " training was started, or name shards with --shards."
+            )
+        shards = open_for(restored, folder)
+        if not shards.manifest.answered and self.predictions is None:
+            raise UserError(f"The questions in '{folder}' have no answers to judge by: give --predictions FILE.")
+        return restored, shards
+
+    def _answered(self, restored: Restored, shards: ShardSet, ranks: Ranks) -> Evaluation:
+        dtype = torch.bfloat16 if restored.config.precision == "bf16" else torch.float32
         model = restored.model.to(ranks.device, dtype).eval()
         task = VqaTask(
             restored.answer_table,
@@ -65,22 +98,56 @@ class Command:
         stream = EvalStream(shards, batch_size=self.batch_size, rank=ranks.rank, world_size=ranks.world_size)
         forward = functools.partial(model, policy=None if self.policy == "network" else self.policy)
         torch.manual_seed(restored.config.seed)
-        return evaluate(forward, stream, shards.num_examples, task, model.tying, ranks, dtype)
+        one_pass = evaluate if shards.manifest.answered else answer
+        return one_pass(forward, stream, shards.num_examples, task, model.tying, ranks, dtype)
 
-    def _print(self, evaluation: Evaluation, shards: ShardSet, answer_table: list[str]) -> None:
-        assert evaluation.report is not None
-        rows = {"all": evaluation.report.overall, **evaluation.report.by_answer_type}
-        print(f"{'':12} {'questions':>9} {'soft':>7} {'official':>9}")
-        for name, score in rows.items():
-            told = score.percent()
-            official = "-" if told["official"] is None else f"{told['official']:.2f}"
-            print(f"{name:12} {told['num_questions']:9} {told['soft']:7.2f} {official:>9}")
-        constant = best_constant_answer(all_questions(shards), answer_table)
-        told = constant.score.percent()
-        official = "-" if told["official"] is None else f"{told['official']:.2f}"
-        print(f"best constant answer '{constant.answer}': soft {told['soft']:.2f}, official {official}")
-        usage = evaluation.usage.summary()
-        print(
-            f"tuned {100 * usage['mean_tuned_share']:.1f} % of live components; {usage['decisions']} live decisions,"
-            f" {usage['always_on']} always tuned, {usage['always_off']} never"
+
+def open_for(restored: Restored, folder: Path) -> ShardSet:
+    """The shards in `folder` as the run of `restored` reads them.
+
+    Raises:
+        UserError: damaged shards, or features of another size or extractor than the run was trained on.
+    """
+    shards = ShardSet.open(folder)
+    base: PreTrainedModel = restored.model.base
+    wanted = base.config.visual_feat_dim
+    if restored.config.data.blind:
+        return shards.with_blind(wanted)
+    if shards.feature_dim != wanted:
+        raise UserError(
+            f"The run reads region features of {wanted} values, those in '{folder}' have {shards.feature_dim}: choose"
+            " shards of the same extractor."
         )
+    trained_on = Path(restored.config.data.train)
+    if (trained_on / MANIFEST_NAME).is_file():
+        extractors = [Manifest.load(place).feature_extractor for place in (trained_on, folder)]
+        if extractors[0] != extractors[1]:
+            raise UserError(
+                f"The run was trained on features of '{extractors[0]}', those in '{folder}' are of '{extractors[1]}'."
+            )
+    return shards
+
+
+def print_scores(report: AccuracyReport) -> None:
+    """One line for all questions and one per kind of answer."""
+    print(f"{'':12} {'questions':>9} {'soft':>7} {'official':>9}")
+    for name, score in {"all": report.overall, **report.by_answer_type}.items():
+        print(f"{name:12} {score.num_questions:9} {_soft(score):>7} {_official(score):>9}")
+
+
+def print_usage(found: Evaluation) -> None:
+    """How much of the model was tuned, in one line."""
+    usage = found.usage.summary()
+    print(
+        f"tuned {100 * usage['mean_tuned_share']:.1f} % of live components; {usage['decisions']} live decisions,"
+        f" {usage['always_on']} always tuned, {usage['always_off']} never"
+    )
+
+
+def _soft(score: Score) -> str:
+    return f"{score.percent()['soft']:.2f}"
+
+
+def _official(score: Score) -> str:
+    official = score.percent()["official"]
+    return "-" if official is None else f"{official:.2f}"

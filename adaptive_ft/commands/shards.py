@@ -17,6 +17,7 @@ from adaptive_ft.data.sources.join import Join, QuestionsByImage, records_withou
 from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.loading import may_be_hub_id
 
 # The usual cut for VQA v2: answers given to at least nine training questions.
 MIN_ANSWER_COUNT = 9
@@ -52,6 +53,8 @@ class Command:
 
     def run(self) -> None:
         """Read, join, write, and say what was written and what was left out."""
+        if self.like is None and not Path(self.tokenizer).is_dir() and not may_be_hub_id(self.tokenizer):
+            raise UserError(f"--tokenizer '{self.tokenizer}' is no folder, and it cannot be a hub id.")
         questions = self.source.read()
         records, join = self._records(questions)
         manifest = write_shards(
@@ -69,6 +72,7 @@ class Command:
                 f"left out: {join.images_without_questions} images without questions, "
                 f"{join.questions_without_regions} questions without features"
             )
+        print(_told(manifest.tokenizer, self.output))
 
     def _records(self, questions: QuestionsByImage) -> tuple[Iterable[ImageRecord], Join | None]:
         if self.features is None:
@@ -101,6 +105,15 @@ class Command:
                 f"No answer occurs {self.min_answer_count} times: lower --min_answer_count or give --answers or --like."
             )
         return table, _seen_from(self.output, Path(), self.tokenizer)
+
+
+def _told(tokenizer: str | None, output: Path) -> str:
+    """Which tokenizer was recorded, and as what: a misspelt folder would pass for a hub id."""
+    if tokenizer is None:
+        return "tokenizer: none recorded"
+    if (output / tokenizer).is_dir():
+        return f"tokenizer: the folder '{os.path.normpath(output / tokenizer)}'"
+    return f"tokenizer: '{tokenizer}', taken for a hub id, as there is no such folder"
 
 
 def _seen_from(output: Path, start: Path, tokenizer: str | None) -> str | None:

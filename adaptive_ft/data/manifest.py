@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import write_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -81,13 +81,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write folder/manifest.json in one step: a reader sees the whole file or none."""
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-        unfinished = folder / f"{MANIFEST_NAME}.tmp"
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(folder / MANIFEST_NAME)
+        write_whole(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -4,6 +4,7 @@ An example is one question; examples are numbered in the order of shards, images
 suffixes: I images of the set, S shards.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,12 @@ class ShardSet:
     def num_examples(self) -> int:
         """Questions in the set."""
         return self.manifest.questions
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that differ between sets of different bytes."""
+        hashes = " ".join(entry.sha256 for entry in self.manifest.shards)
+        return hashlib.sha256(hashes.encode()).hexdigest()[:12]
 
     @property
     def num_images(self) -> int:

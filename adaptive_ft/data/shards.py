@@ -17,10 +17,11 @@ from adaptive_ft.data.manifest import (
 )
 from adaptive_ft.data.records import ImageRecord, validate_record
 from adaptive_ft.data.shard_tar import ShardTar
+from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.errors import UserError
 
 IMAGES_PER_SHARD = 1000  # 148 MB at 36 x 2048 float16
-_OUR_FILES = re.compile(rf"shard-\d+\.(tar|index\.npy)|{re.escape(MANIFEST_NAME)}(\.tmp)?")
+SHARD_FILES = re.compile(rf"shard-\d+\.(tar|index\.npy)|{re.escape(MANIFEST_NAME)}(\.tmp)?")
 
 
 def write_shards(
@@ -34,8 +35,10 @@ def write_shards(
     """
     if images_per_shard < 1:
         raise UserError(f"images_per_shard is {images_per_shard}; a shard needs at least one image")
-    folder = folder.resolve()  # a link to an empty folder is fine, but cannot be the target of a rename
-    unfinished = _prepare(folder)
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"'{folder}' is in use; give a new or empty folder, or remove it first")
+    unfinished = begin_beside(folder, SHARD_FILES)
     writer = _SetWriter(unfinished, info, images_per_shard)
     try:
         for record in records:
@@ -50,19 +53,6 @@ def write_shards(
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
-
-
-def _prepare(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"'{folder}' is in use; give a new or empty folder, or remove it first")
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    if unfinished.exists():
-        foreign = sorted(path.name for path in unfinished.iterdir() if not _OUR_FILES.fullmatch(path.name))
-        if foreign:
-            raise UserError(f"'{unfinished}' holds '{foreign[0]}', which is not part of a shard set; move it away")
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    return unfinished
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,7 +36,7 @@ class TrainStream:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        readers: int = 2,
+        readers: int = 1,
     ) -> None:
         _check_sizes(batch_size, rank, world_size, readers)
         self._order = EndlessOrder(shards.examples_per_shard, seed)
@@ -101,7 +101,7 @@ class EvalStream:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        readers: int = 2,
+        readers: int = 1,
     ) -> None:
         _check_sizes(batch_size, rank, world_size, readers)
         self._reader = open_reader(shards)

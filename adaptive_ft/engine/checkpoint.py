@@ -7,21 +7,24 @@ one atomic rename. What has no manifest does not exist.
 
     checkpoints/latest                       the tag of the newest whole checkpoint
     checkpoints/best                         the tag of the one with the best validation score
-    checkpoints/step_000120/manifest.json    {"step", "world_size", "zero_stage", "files": {name: {"bytes", "sha256"}}}
+    checkpoints/step_000120/manifest.json    {"step", what a resume must share, "files": {name: {"bytes", "sha256"}}}
     checkpoints/step_000120/...              DeepSpeed's files
-    checkpoints/step_000120/adaptive/        adaptive_config.json, adaptive_model.safetensors: what `adaptive-ft
-    eval` reads
+    checkpoints/step_000120/adaptive/        what `adaptive-ft eval` reads: the learned weights, answers, tokenizer
 """
 
 import hashlib
 import json
-import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptive_ft.whole_files import flush, write_whole
+
 MANIFEST = "manifest.json"
 LATEST, BEST = "latest", "best"
+TAG = re.compile(r"step_(\d+)")
 
 
 class CheckpointFolder:
@@ -41,35 +44,38 @@ class CheckpointFolder:
         (self.folder / tag / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder / tag, ignore_errors=True)
 
-    def finish(self, tag: str, facts: dict[str, Any]) -> None:
-        """Declare `tag` whole: flush its files, write the manifest, then move the pointer. Call it after a barrier
-        of all ranks.
+    def finish(self, tag: str, facts: dict[str, Any], pointers: Sequence[str] = (LATEST,)) -> None:
+        """Declare `tag` whole: flush its files, write the manifest, then move the pointers in their order. Call it
+        after a barrier of all ranks.
         """
         place = self.folder / tag
         files = {}
-        for path in sorted(path for path in place.rglob("*") if path.is_file()):
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[path.relative_to(place).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-        write_atomically(place / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
-        self.point(LATEST, tag)
+        for path in sorted(place.rglob("*")):
+            flush(path)
+            if path.is_file():
+                fact = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                files[path.relative_to(place).as_posix()] = fact
+        write_whole(place / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
+        for pointer in pointers:
+            self.point(pointer, tag)
 
     def point(self, pointer: str, tag: str) -> None:
         """Move `pointer` (latest or best) to `tag` in one atomic rename."""
-        write_atomically(self.folder / pointer, tag + "\n")
+        write_whole(self.folder / pointer, tag + "\n")
 
     def pointed(self, pointer: str) -> str | None:
         """The tag `pointer` names, None where there is no such pointer yet."""
         path = self.folder / pointer
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
+    def is_written(self, tag: str) -> bool:
+        """Whether `tag` was declared whole; its files may have suffered since (see `faults`)."""
+        return (self.folder / tag / MANIFEST).is_file()
+
     def faults(self, tag: str) -> list[str]:
         """What is wrong with checkpoint `tag`, in words; empty when every file is there with its size and hash."""
         place = self.folder / tag
-        if not (place / MANIFEST).is_file():
+        if not self.is_written(tag):
             return ["it has no manifest: the save was interrupted"]
         found = []
         for name, fact in self.read_manifest(tag)["files"].items():
@@ -100,34 +106,37 @@ class CheckpointFolder:
         return manifest
 
     def prune(self, limit: int) -> None:
-        """Keep the newest `limit` whole checkpoints and the best one; remove the older ones."""
-        whole = [tag for tag in self._tags() if (self.folder / tag / MANIFEST).is_file()]
-        for tag in whole[limit:]:
-            if tag != self.pointed(BEST):
+        """Keep the newest `limit` checkpoints up to the pointer's, and the best one; remove the older ones."""
+        latest, best = self.pointed(LATEST), self.pointed(BEST)
+        written = [tag for tag in self._tags() if self.is_written(tag)]
+        # What is newer than the pointer is not of this run's past: it must not push out what is.
+        past = written[written.index(latest) :] if latest in written else []
+        for tag in past[limit:]:
+            if tag != best:
                 self.begin(tag)
+
+    def forget_after(self, tag: str) -> None:
+        """Remove every checkpoint newer than `tag`: a run that goes on from `tag` has passed them over."""
+        for newer in self._tags():
+            if _step(newer) > _step(tag):
+                self.begin(newer)
 
     def _candidates(self) -> list[str]:
         pointed = self.pointed(LATEST)
         return list(dict.fromkeys(([pointed] if pointed else []) + self._tags()))
 
     def _tags(self) -> list[str]:
-        """Newest first."""
-        return sorted((path.name for path in self.folder.glob("step_*") if path.is_dir()), reverse=True)
+        """Newest first, by number: step_1000000 comes after step_999999."""
+        tags = [path.name for path in self.folder.glob("step_*") if path.is_dir() and TAG.fullmatch(path.name)]
+        return sorted(tags, key=_step, reverse=True)
+
+
+def _step(tag: str) -> int:
+    """The number in a tag."""
+    return int(tag.removeprefix("step_"))
 
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name, flush it to the disk, and rename it to `path`: readers see all of it or
-    nothing.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

@@ -8,25 +8,26 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.optimizer import (
     NamedParameters,
     OptimConfig,
     build_optimizer,
+    own_settings,
     schedule_factor,
     set_learning_rates,
 )
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+NEVER = float("inf")
 
 
 class Engine:
     """A model under DeepSpeed with named parameter groups; counts optimizer updates.
 
     The model must be complete (built on the CPU, pretrained weights loaded, adapted) before it comes here: a
-    partitioned module must never be copied (huggingface/peft PR#1450).
+    partitioned module must never be copied (huggingface/peft PR#1450). `ds_config` has every number filled in
+    (`fill_ds_config`).
     """
 
     def __init__(
@@ -34,8 +35,7 @@ class Engine:
         model: nn.Module,
         groups: Mapping[str, NamedParameters],
         optim: OptimConfig,
-        numbers: EngineNumbers,
-        ds_config: Path,
+        ds_config: dict[str, Any],
         ranks: Ranks,
         total_updates: int,
     ) -> None:
@@ -44,11 +44,11 @@ class Engine:
         self.total_updates = total_updates
         self.updates = 0
         self._plain_norm = torch.tensor(float("nan"))
-        self.dtype = DTYPES[numbers.precision]
-        filled = fill_ds_config(read_ds_config(ds_config), numbers, ds_config)
+        self._diverged_at = torch.tensor(NEVER)
+        self.dtype = torch.bfloat16 if ds_config["bf16"]["enabled"] else torch.float32
         optimizer = build_optimizer(groups, optim, fused=ranks.device.type == "cuda")
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-            model=model.to(ranks.device), optimizer=optimizer, config=filled, dist_init_required=False
+            model=model.to(ranks.device), optimizer=optimizer, config=ds_config, dist_init_required=False
         )
         if self.deepspeed.world_size != ranks.world_size:
             raise RuntimeError(f"DeepSpeed runs {self.deepspeed.world_size} ranks, {ranks.world_size} were started")
@@ -81,13 +81,31 @@ class Engine:
         if boundary and not hasattr(self.optimizer, "_global_grad_norm"):
             self._plain_norm = self._norm_of_gradients()
         self.deepspeed.step()
-        self.updates += int(boundary)
+        if boundary:
+            self.updates += 1
+            self._watch(self._norm())
         return rates
 
     def gradient_norm(self) -> float:
         """Global L2 norm of the last update's gradients over all groups, before clipping."""
+        return float(self._norm())
+
+    def diverged_at(self) -> int | None:
+        """The first update since the start or the load whose gradients were not finite; the same on every rank, waits
+        for the device.
+        """
+        update = self._diverged_at.item()
+        return None if update == NEVER else int(update)
+
+    def _norm(self) -> Tensor:
         norm = self.deepspeed.get_global_grad_norm()
-        return float(self._plain_norm if norm is None else norm)
+        return torch.as_tensor(self._plain_norm if norm is None else norm)
+
+    def _watch(self, norm: Tensor) -> None:
+        """Keep the first update without a finite norm, on the device of the norm: no step waits for it."""
+        sound = norm.isfinite() & (norm >= 0)  # DeepSpeed writes -1 for infinity and NaN
+        at = torch.where(sound, NEVER, float(self.updates))
+        self._diverged_at = torch.minimum(self._diverged_at.to(at.device), at)
 
     def _norm_of_gradients(self) -> Tensor:
         """ZeRO 0 in fp32 clips but keeps no norm; there every rank holds all averaged gradients before the step."""
@@ -120,9 +138,10 @@ class Engine:
         Raises:
             UserError: the checkpoint holds other parameters than the trainable ones of this model.
         """
-        path, client_state = self.deepspeed.load_checkpoint(
-            str(folder), tag=tag, load_module_strict=False, custom_load_fn=_load_only_trainable
-        )
+        with own_settings(self.optimizer):
+            path, client_state = self.deepspeed.load_checkpoint(
+                str(folder), tag=tag, load_module_strict=False, custom_load_fn=_load_only_trainable
+            )
         if path is None:
             raise UserError(f"DeepSpeed found nothing to load in '{folder / tag}'.")
         self.updates = int(client_state["updates"])

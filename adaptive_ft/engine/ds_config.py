@@ -19,6 +19,8 @@ REFUSED = {
     "tensorboard": "trackers belong to the run's `tracking` section; remove the block",
 }
 
+SECTIONS = {"bf16": '{"enabled": "auto"}', "fp16": '{"enabled": false}', "zero_optimization": '{"stage": 2}'}
+
 
 @dataclass(frozen=True)
 class EngineNumbers:
@@ -30,12 +32,17 @@ class EngineNumbers:
     max_grad_norm: float
     precision: str
 
+    @property
+    def global_batch(self) -> int:
+        """Examples per update over all ranks and micro-batches."""
+        return self.micro_batch * self.accumulation * self.world_size
+
     def fields(self) -> dict[str, Any]:
         """The JSON fields, dotted, with the value the run wants in each."""
         return {
             "train_micro_batch_size_per_gpu": self.micro_batch,
             "gradient_accumulation_steps": self.accumulation,
-            "train_batch_size": self.micro_batch * self.accumulation * self.world_size,
+            "train_batch_size": self.global_batch,
             "gradient_clipping": self.max_grad_norm,
             "bf16.enabled": self.precision == "bf16",
         }
@@ -54,7 +61,7 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Raises:
-        UserError: no such file, not JSON, not an object, or a block that the run itself owns.
+        UserError: no such file, not JSON, not an object, a section that is none, or a block that the run itself owns.
     """
     if not path.is_file():
         raise UserError(f"There is no DeepSpeed config '{path}'; the ready ones are in ds_configs/.")
@@ -69,9 +76,17 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     for block, reason in REFUSED.items():
         if block in content:
             raise UserError(f"The DeepSpeed config '{path}' has a '{block}' block: {reason}.")
-    if content.get("fp16", {}).get("enabled"):
+    for block in SECTIONS:
+        if not isinstance(content.get(block, {}), dict):
+            raise UserError(
+                f"The DeepSpeed config '{path}' has {block} = {json.dumps(content[block])}; it must be an object, such"
+                f' as "{block}": {SECTIONS[block]}.'
+            )
+    half = content.get("fp16", {}).get("enabled", False)
+    if half is not False:
         raise UserError(
-            f"The DeepSpeed config '{path}' enables fp16; this trainer knows fp32 and bf16: use --precision bf16."
+            f"The DeepSpeed config '{path}' has fp16.enabled = {json.dumps(half)}; this trainer knows fp32 and bf16,"
+            " not fp16: remove the block and use --precision bf16."
         )
     return content
 

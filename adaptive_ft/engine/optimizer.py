@@ -1,6 +1,7 @@
 """Parameter groups with their own learning rates, and the one schedule all of them follow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,3 +95,15 @@ def set_learning_rates(optimizer: Any, factor: float) -> dict[str, float]:
         group["lr"] = group["base_lr"] * factor
         rates[group["name"]] = group["lr"]
     return rates
+
+
+@contextmanager
+def own_settings(optimizer: Any) -> Iterator[None]:
+    """Inside, a checkpoint may be loaded into `optimizer`; afterwards its groups have their own settings back.
+
+    A checkpoint brings rates, decay, betas and eps of the run that wrote it; those of this run's config count.
+    """
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

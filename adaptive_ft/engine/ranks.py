@@ -8,6 +8,7 @@ MASTER_PORT).
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Result = TypeVar("Result")
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+PARTING_SECONDS = 2.0
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -96,6 +98,18 @@ class Ranks:
         """Run `work()` on rank 0 only and give its result to every rank; its `UserError` is raised on every rank."""
         return self.broadcast(self.together(lambda: work() if self.is_main else None))
 
+    def stop(self, message: str) -> NoReturn:
+        """Raise `UserError(message)`, told by the first rank to come; not a collective: the others may never come."""
+        store = dist.distributed_c10d._get_default_store()
+        try:
+            is_first = store.add(message, 1) == 1
+        except RuntimeError:
+            is_first = False  # rank 0, which keeps the store, has told it and gone
+        patience = time.monotonic() + PARTING_SECONDS
+        while self.is_main and store.add(message, 0) < self.world_size and time.monotonic() < patience:
+            time.sleep(0.01)  # the others must still find the store
+        raise UserError(message) if is_first else ToldElsewhere(message)
+
 
 class ToldElsewhere(UserError):
     """A `UserError` that another rank prints."""
@@ -135,6 +149,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def gpu_of(local_rank: int, environment: Mapping[str, str]) -> int:
+    """The number of this rank's GPU among those it can see.
+
+    Raises:
+        UserError: more ranks were started on this machine than it has GPUs.
+    """
+    visible = torch.cuda.device_count()
+    if local_rank < visible:
+        return local_rank
+    if visible == 1 and "SLURM_PROCID" in environment:
+        return 0  # srun --gpus-per-task=1 shows every task its own GPU only
+    raise UserError(f"Local rank {local_rank} has no GPU: {visible} are visible; start at most {visible} ranks here.")
+
+
 def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
     """Join the process group (NCCL on GPUs, gloo on CPUs) and check that the world has the size that was asked for."""
     environment.update(read_environment(environment))
@@ -143,11 +171,12 @@ def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     rank, world_size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", gpu_of(local_rank, environment)) if on_gpu else torch.device("cpu")
     if on_gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in environment:
         ranks_here = int(environment.get("LOCAL_WORLD_SIZE", world_size))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     if not dist.is_initialized():
         deepspeed.init_distributed(
             dist_backend="nccl" if on_gpu else "gloo",
@@ -157,7 +186,6 @@ def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         )
     if dist.get_world_size() != world_size:
         raise RuntimeError(f"asked for {world_size} ranks, the process group has {dist.get_world_size()}")
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     return Ranks(rank, local_rank, world_size, device)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
 
@@ -14,6 +15,8 @@ from adaptive_ft.errors import UserError
 logger = logging.getLogger(__name__)
 
 HEAD = "answer_head."
+# How names begin that are never a hub's; data/ and runs/ are where this project's own programs write.
+FOLDERS = (".", "/", "~", "data/", "runs/")
 UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -48,7 +51,7 @@ class ModelConfig:
 def build_base(
     config: ModelConfig, *, num_answers: int, visual_feat_dim: int, vocab_size: int
 ) -> LxmertForQuestionAnswering:
-    """The base model with `num_answers` outputs, for region features of `visual_feat_dim` values.
+    """The base model in float32 with `num_answers` outputs, for region features of `visual_feat_dim` values.
 
     Raises UserError when the checkpoint cannot be read, lacks backbone weights, or does not fit the data.
     Weights of the answer head that the checkpoint does not have start at random, and the log says so.
@@ -60,6 +63,8 @@ def build_base(
         LxmertForQuestionAnswering.from_pretrained,
         config.name,
         num_qa_labels=num_answers,
+        # Without it the weights keep the type they were saved in; training owns float32 masters.
+        dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
@@ -91,18 +96,18 @@ def _random_config(config: ModelConfig, num_answers: int, visual_feat_dim: int, 
 
 
 def may_be_hub_id(name: str) -> bool:
-    """Whether `name` has the form of a hub id: a word, or owner/word; anything else can only be a folder."""
-    return not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    """Whether `name` has the form of a hub id, a word or owner/word; anything else can only be a folder."""
+    return not name.startswith(FOLDERS) and not name.endswith("/") and name.count("/") <= 1
 
 
 def _read(reader: Callable[..., Any], name: str, **options: Any) -> Any:
     """Run one of transformers' readers and turn its failures into one sentence."""
     if not Path(name).is_dir() and not may_be_hub_id(name):
-        raise UserError(f"model folder '{name}' does not exist.")
+        raise UserError(f"model folder '{name}' does not exist (seen from '{Path.cwd()}').")
     try:
         return reader(name, **options)
     except UNREADABLE as error:
-        place = "folder" if Path(name).is_dir() else "hub id (and there is no such folder)"
+        place = "folder" if Path(name).is_dir() else f"hub id (there is no such folder in '{Path.cwd()}')"
         reason = " ".join(str(error).split())
         raise UserError(f"cannot load the model '{name}', read as a {place}: {reason}") from error
 

@@ -103,7 +103,7 @@ class VqaTask:
         return outputs.question_answering_score
 
     def loss(self, logits_BA: Tensor, batch: VqaBatch) -> Tensor:
-        """Binary cross-entropy, mean over valid rows and answers, times A (spec of the original, 1.3).
+        """Binary cross-entropy, mean over valid rows and answers, times A, as in the original (docs/method.md, 5).
 
         Equals the sum over answers, averaged over the valid rows; float32 scalar; 0 when no row is valid.
         """

@@ -34,7 +34,7 @@ def test_layers_with_the_same_components_share_a_panel() -> None:
 
 def test_columns_are_named_once() -> None:
     cross = panels(COMPONENTS)[1]
-    assert [(run.name, run.start, run.stop, run.bracketed) for run in cross.runs] == [
+    assert [(span.name, span.start, span.stop, span.bracketed) for span in cross.spans] == [
         ("cross attention", 0, 3, True),
         ("language attention", 3, 6, True),
         ("region ffn", 6, 7, False),

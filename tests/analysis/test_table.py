@@ -61,6 +61,17 @@ def test_markdown_table(folders: list[Path]) -> None:
     ]
 
 
+def test_every_constant_names_its_runs(folders: list[Path]) -> None:
+    """Runs judged on other data have another constant to beat."""
+    other = {**FROZEN, "val_data": "0123", "best_constant": {"answer": "no", "score": 0.3, "official_accuracy": None}}
+    (folders[2] / "summary.json").write_text(json.dumps(other))
+    rows, _ = read_rows([folders[0], folders[2], folders[0]])
+    assert text_table(rows).splitlines()[-2:] == [
+        "Best constant answer on the validation data of spottune-light, spottune-light: 'yes' 25.10 (official 25.02).",
+        "Best constant answer on the validation data of frozen: 'no' 30.00.",
+    ]
+
+
 def test_text_table_is_aligned(folders: list[Path]) -> None:
     rows, _ = read_rows(folders)
     lines = text_table(rows).splitlines()[:4]

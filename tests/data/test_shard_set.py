@@ -92,3 +92,13 @@ def test_blind_keeps_the_feature_size_unless_told(
     bare = ShardSet.open(tmp_path / "bare")
     assert (bare.max_boxes, bare.feature_dim, bare.with_blind().feature_dim) == (0, 0, 16)
     assert np.all(bare.index_I["features_offset"] == 0)
+
+
+def test_the_fingerprint_tells_data_apart(records: list[ImageRecord], info: ShardInfo, tmp_path: Path) -> None:
+    """Equal for equal bytes wherever they lie, blind or not; other records, other digits."""
+    for name, chosen in (("one", records), ("two", records), ("fewer", records[1:])):
+        write_shards(chosen, tmp_path / name, info)
+    one, two, fewer = (ShardSet.open(tmp_path / name) for name in ("one", "two", "fewer"))
+    assert one.fingerprint == two.fingerprint == one.with_blind().fingerprint
+    assert len(one.fingerprint) == 12
+    assert one.fingerprint != fewer.fingerprint

@@ -1,5 +1,6 @@
 """Training and evaluation streams over real shards: coverage, equality over ranks, exact resume, clean threads."""
 
+import inspect
 import json
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.choice import DataConfig
 from adaptive_ft.data.manifest import MANIFEST_NAME, ShardInfo
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shard_set import ShardSet
@@ -240,3 +242,8 @@ def test_impossible_sizes(shards: ShardSet, changes: dict[str, int], message: st
     for stream in (TrainStream, EvalStream):
         with pytest.raises(ValueError, match=message):
             stream(shards, **{"batch_size": 2, **changes})
+
+
+@pytest.mark.parametrize("stream", [TrainStream, EvalStream])
+def test_one_reader_is_the_default_here_as_in_the_config(stream: type) -> None:
+    assert inspect.signature(stream).parameters["readers"].default == DataConfig().readers

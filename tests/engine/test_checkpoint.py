@@ -1,12 +1,11 @@
 """A checkpoint is whole or it is not there: manifest last, pointer atomic, damage found, older ones pruned."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder, sha256_of, write_atomically
+from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder, sha256_of
 
 
 @pytest.fixture
@@ -121,18 +120,56 @@ def test_prune_keeps_the_newest_and_the_best(checkpoints: CheckpointFolder) -> N
     assert checkpoints.faults(tags[1]) == []
 
 
+def test_prune_never_removes_what_a_pointer_names(checkpoints: CheckpointFolder) -> None:
+    """After a resume from update 3 a damaged checkpoint 5 still lies there: it does not push out the new one."""
+    best, _ = save(checkpoints, 3), save(checkpoints, 5)
+    checkpoints.point(BEST, best)
+    written = save(checkpoints, 4)
+    checkpoints.prune(1)
+    assert checkpoints.pointed(LATEST) == written
+    assert checkpoints.faults(written) == checkpoints.faults(best) == []
+
+
+def test_tags_are_numbers(checkpoints: CheckpointFolder) -> None:
+    """A million comes after 999999, as text it would come first; a folder somebody made is no checkpoint."""
+    older, newer = save(checkpoints, 999_999), save(checkpoints, 1_000_000)
+    (checkpoints.folder / "step_backup").mkdir()
+    (checkpoints.folder / LATEST).unlink()
+    assert checkpoints.newest_whole() == (newer, [])
+    checkpoints.point(LATEST, newer)
+    checkpoints.prune(1)
+    assert (checkpoints.is_written(older), checkpoints.is_written(newer)) == (False, True)
+
+
+def test_what_a_resume_passed_over_is_forgotten(checkpoints: CheckpointFolder) -> None:
+    """Going on from 2: the whole 1 stays, 3 and the unfinished 4 go."""
+    kept = [save(checkpoints, 1), save(checkpoints, 2)]
+    save(checkpoints, 3)
+    fill(checkpoints, 4)
+    checkpoints.forget_after(kept[1])
+    assert sorted(path.name for path in checkpoints.folder.iterdir() if path.is_dir()) == kept
+
+
+def test_finish_moves_the_pointers_it_is_given_in_order(
+    checkpoints: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after the first leaves the second where it was."""
+    old, tag = save(checkpoints, 1), fill(checkpoints, 2)
+    move = checkpoints.point
+
+    def move_and_die(pointer: str, tag: str) -> None:
+        move(pointer, tag)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "point", move_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.finish(tag, {"step": 2}, (BEST, LATEST))
+    assert (checkpoints.pointed(BEST), checkpoints.pointed(LATEST)) == (tag, old)
+
+
 def test_a_pointer_moves_in_one_step(checkpoints: CheckpointFolder) -> None:
     """The old content is replaced, and no temporary file stays."""
     save(checkpoints, 1)
     checkpoints.point(LATEST, "step_000002")
     assert (checkpoints.folder / LATEST).read_text() == "step_000002\n"
     assert not list(checkpoints.folder.glob(".*tmp"))
-
-
-def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
-    """What cannot be written (a lone surrogate is no UTF-8) does not touch what stood there."""
-    path = tmp_path / "facts.json"
-    write_atomically(path, json.dumps({"whole": True}))
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "\ud800")
-    assert json.loads(path.read_text()) == {"whole": True}

@@ -31,6 +31,11 @@ def test_the_ready_configs_take_the_numbers(stage: int, repository: Path) -> Non
     assert filled["bf16"] == {"enabled": True}
 
 
+def test_the_global_batch_is_the_product_of_its_three_parts() -> None:
+    """4 examples x 2 micro-batches x 3 ranks."""
+    assert NUMBERS.global_batch == 24
+
+
 def test_absent_fields_are_filled_too() -> None:
     """An empty JSON is a whole config."""
     filled = fill_ds_config({}, NUMBERS, SOURCE)
@@ -90,13 +95,23 @@ def test_blocks_the_run_owns_are_refused(block: str, tmp_path: Path) -> None:
     [
         ("{not json", "is not JSON"),
         ([1], "must hold one JSON object, it holds a list"),
-        ({"fp16": {"enabled": True}}, "use --precision bf16"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled = true; .* use --precision bf16"),
+        ({"fp16": {"enabled": "auto"}}, 'fp16.enabled = "auto"; .* not fp16'),
+        ({"fp16": True}, "fp16 = true; it must be an object"),
+        ({"bf16": True}, "bf16 = true; it must be an object"),
+        ({"zero_optimization": 2}, "zero_optimization = 2; it must be an object"),
     ],
 )
 def test_unusable_files_are_named(content: Any, reason: str, tmp_path: Path) -> None:
     """The message names the file and what is wrong with it."""
     with pytest.raises(UserError, match=rf"x\.json.*{reason}"):
         read_ds_config(write(tmp_path / "x.json", content))
+
+
+@pytest.mark.parametrize("block", [{}, {"enabled": False}])
+def test_fp16_that_is_off_is_no_matter(block: dict[str, Any], tmp_path: Path) -> None:
+    """Many a JSON carries the block."""
+    assert read_ds_config(write(tmp_path / "x.json", {"fp16": block})) == {"fp16": block}
 
 
 def test_a_missing_file_points_to_the_ready_ones(tmp_path: Path) -> None:

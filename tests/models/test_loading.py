@@ -61,6 +61,14 @@ def test_a_folder_is_read_whole(checkpoint: Path, caplog: pytest.LogCaptureFixtu
     assert "answer head" not in caplog.text
 
 
+def test_weights_saved_in_bf16_come_in_float32(checkpoint: Path) -> None:
+    """Training keeps its own precision, whatever type a checkpoint was saved in."""
+    build().bfloat16().save_pretrained(checkpoint)
+    saved = load_file(checkpoint / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    assert {value.dtype for value in build(str(checkpoint)).parameters()} == {torch.float32}
+
+
 def test_another_number_of_answers_gives_a_new_last_layer_and_says_so(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,13 +123,16 @@ def test_a_truncated_file_is_refused_in_one_line(checkpoint: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_folder_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model folder '\./nowhere' does not exist"):
-        build("./nowhere")
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "nowhere/", "data/base", "runs/mine"])
+def test_a_missing_folder_is_refused(name: str) -> None:
+    """What can only be a folder is not asked of the hub; a relative path may only be seen from the wrong place."""
+    with pytest.raises(UserError, match=rf"model folder '{name}' does not exist \(seen from '{Path.cwd()}'\)"):
+        build(name)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot load the model 'nobody/nothing', read as a hub id") as caught:
+    sentence = r"cannot load the model 'nobody/nothing', read as a hub id \(there is no such folder in '/"
+    with pytest.raises(UserError, match=sentence) as caught:
         build("nobody/nothing")
     assert "\n" not in str(caught.value)

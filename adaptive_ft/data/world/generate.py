@@ -5,7 +5,7 @@ others are made or in which order.
 """
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
-from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.shards import SHARD_FILES, write_shards
+from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.data.world.annotators import ANSWER_TABLE, annotate
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene
 from adaptive_ft.data.world.config import (
@@ -34,6 +35,10 @@ from adaptive_ft.errors import UserError
 
 WORLD_FILE = "world.json"
 TOKENIZER_FOLDER = "tokenizer"
+WORLD_FILES = re.compile(
+    rf"{re.escape(WORLD_FILE)}|{TOKENIZER_FOLDER}/[^/]+"
+    rf"|({'|'.join(split.name for split in SPLITS)})(\.unfinished)?/({SHARD_FILES.pattern})"
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with the split's name, its pictures made so far, and their number in all."""
@@ -49,12 +54,11 @@ def generate_world(folder: Path, config: WorldConfig, progress: Progress = no_pr
     The world is built beside `folder` and moved there in one step, so `folder` never holds half a world.
     Equal configs give equal shards, byte by byte. Raises UserError when `folder` holds anything else.
     """
+    folder = folder.resolve()
     description = {"version": WORLD_VERSION, "config": config.to_dict()}
     if _holds_world(folder, description):
         return {split.name: Manifest.load(folder / split.name) for split in SPLITS}
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = begin_beside(folder, WORLD_FILES)
     manifests = {split.name: _write_split(unfinished, config, split, progress) for split in SPLITS}
     write_tokenizer(unfinished / TOKENIZER_FOLDER)
     (unfinished / WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

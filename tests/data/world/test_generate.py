@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -109,6 +110,25 @@ def test_an_interrupted_run_leaves_no_world_and_the_next_one_succeeds(written: W
     assert not folder.exists()
     assert generate_world(folder, written.config) == written.manifests
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def test_the_unfinished_world_of_somebody_else_stays(tmp_path: Path) -> None:
+    """Only what an interrupted writer leaves is begun over."""
+    notes = tmp_path / "world.unfinished/source/notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'source/notes\.txt'"):
+        generate_world(tmp_path / "world", WorldConfig.small())
+    assert notes.read_text() == "mine"
+
+
+def test_a_killed_run_is_begun_over(written: Written, tmp_path: Path) -> None:
+    """Everything a kill can leave: whole splits, half a split, tokenizer and description."""
+    unfinished = tmp_path / "world.unfinished"
+    shutil.copytree(written.folder, unfinished)
+    (unfinished / "target/val").rename(unfinished / "target/val.unfinished")
+    assert generate_world(tmp_path / "world", written.config) == written.manifests
+    assert not unfinished.exists()
 
 
 def test_progress_counts_every_picture(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Which tokenizer reads the questions of a run."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.errors import UserError
+from adaptive_ft.models.loading import ModelConfig, may_be_hub_id
+
+TOKENIZER_FILE = "tokenizer_config.json"
+
+
+def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> PreTrainedTokenizerBase:
+    """The tokenizer asked for; else the one that lies with the base model; else the one the shards name.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    name = wanted
+    if name is None and model.name is not None and _brings_tokenizer(model.name):
+        name = model.name
+    if name is None and shards.manifest.tokenizer is not None:
+        beside = shards.folder / shards.manifest.tokenizer
+        name = str(beside) if beside.is_dir() else shards.manifest.tokenizer
+    if name is None:
+        raise UserError(
+            f"Neither the base model nor the shards in '{shards.folder}' name a tokenizer: give one with"
+            " --data.tokenizer (a folder or a hub id)."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer '{name}' cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _brings_tokenizer(name: str) -> bool:
+    """A hub id always may; a folder does when a tokenizer was saved in it."""
+    return (Path(name) / TOKENIZER_FILE).is_file() if Path(name).is_dir() else may_be_hub_id(name)

@@ -1,0 +1,81 @@
+"""What a resumed run must share with the one that wrote its checkpoint.
+
+The position in the data, the shapes of weights, optimizer and meters, and the method itself depend on these facts:
+they lie in the checkpoint's manifest under the names of their options. Learning rates may change on the way, and
+epochs and steps may grow.
+"""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+from adaptive_ft.adaptive_files import read_description
+from adaptive_ft.build import Run
+from adaptive_ft.data.manifest import Manifest
+from adaptive_ft.errors import UserError
+from adaptive_ft.strategies import canonical
+
+ADAPTIVE = "adaptive"
+# Facts that are no single option's value.
+IN_WORDS = {
+    "world_size": "a number of ranks of",
+    "zero_stage": "a ZeRO stage (--ds_config) of",
+    "global_batch": "a batch of all ranks (--per_device_train_batch_size x --gradient_accumulation_steps x ranks) of",
+    "train_sha256": "training shards (--data.train) with SHA-256",
+    "answer_table_sha256": "an answer table (--data.train) with SHA-256",
+}
+
+
+def shared_facts(run: Run) -> dict[str, Any]:
+    """The facts by name, plain JSON values: those in `IN_WORDS`, else the option's."""
+    config, parts = run.config, run.parts
+    policy = asdict(config.adapt.policy) if parts.model.decisions else {}
+    scales = {name: value for name, value in asdict(config.losses).items() if name.endswith("_scale")}
+    return {
+        "world_size": run.ranks.world_size,
+        "zero_stage": run.engine.zero_stage,
+        "precision": config.precision,
+        "gradient_accumulation_steps": parts.numbers.accumulation,
+        "global_batch": parts.numbers.global_batch,
+        "seed": config.seed,
+        "data.blind": config.data.blind,
+        "train_sha256": _shards_hash(parts.train_shards.manifest),
+        "answer_table_sha256": parts.train_shards.manifest.answer_table_sha256,
+        "optim.decay": config.optim.decay,
+        "adapt.strategy": canonical(config.adapt.strategy),
+        "adapt.frozen_layers": list(config.adapt.frozen_layers),
+        **{f"adapt.policy.{name}": value for name, value in policy.items()},
+        **{f"losses.{name}": value for name, value in scales.items()},
+    }
+
+
+def check_same_run(run: Run, tag: str) -> None:
+    """Refuse to go on from checkpoint `tag` with a config or a base model that no longer fits it (rank 0 only).
+
+    Raises:
+        UserError: names the first fact that differs, both values and the way out.
+    """
+    checkpoints = run.folder.checkpoints
+    written, here = checkpoints.read_manifest(tag), shared_facts(run)
+    which = f"Checkpoint {tag} of '{run.folder.path}' was written"
+    for name, value in here.items():
+        if written.get(name) != value:
+            raise UserError(
+                f"{which} with {IN_WORDS.get(name, f'--{name}')} {written.get(name)}, this run has {value}: resume with"
+                " what it was written with, or start a new run under another --name."
+            )
+    if written["step"] > run.total_updates:
+        raise UserError(
+            f"{which} after update {written['step']}, this run ends after {run.total_updates}: resume with a larger"
+            " --max_steps or --num_train_epochs, or start a new run under another --name."
+        )
+    if read_description(checkpoints.folder / tag / ADAPTIVE)["frozen_sha256"] != run.parts.model.frozen_hash():
+        raise UserError(
+            f"{which} from another base model than '{run.config.model.name or 'random weights'}' (--model.name): their"
+            " frozen weights differ; resume with that one, or start a new run under another --name."
+        )
+
+
+def _shards_hash(manifest: Manifest) -> str:
+    """SHA-256 over the hashes of all shards, in their order."""
+    return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()

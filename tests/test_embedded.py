@@ -1,0 +1,50 @@
+"""The embedded run: when its recipe applies, and how the base's run is begun; every recipe can be read."""
+
+from pathlib import Path
+
+import pytest
+
+from adaptive_ft.config import RunConfig, load_run_config
+from adaptive_ft.data.world.config import WorldConfig
+from adaptive_ft.embedded import BASE, RECIPES, WORLD, begin_pretraining, make_world, with_embedded_recipe
+
+
+def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> None:
+    plain = ["--ds_config", "ds_configs/zero2.json", "--strategy", "standard"]
+    config = load_run_config(with_embedded_recipe(plain))
+    assert (config.data.train, config.model.name) == (str(WORLD / "target/train"), str(BASE))
+    assert config.adapt.strategy == "standard"
+    for named in (["--data.train", "x"], ["--config", "y.yaml"], ["--config=y.yaml"], ["--data.val=x"]):
+        assert with_embedded_recipe([*plain, *named]) == [*plain, *named]
+
+
+def test_the_base_is_the_same_for_any_number_of_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(ds_config="some.json")
+    batches = {ranks: begin_pretraining(config, ranks).per_device_train_batch_size * ranks for ranks in (1, 2, 4)}
+    assert set(batches.values()) == {batches[1]}
+    base = begin_pretraining(config, 2)
+    assert (base.ds_config, base.export_to) == ("some.json", str(BASE))
+
+
+def test_an_interrupted_pretraining_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = begin_pretraining(RunConfig(), 1)
+    left_over = Path(base.output_dir) / str(base.name) / "checkpoints" / "latest"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_text("step_000001")
+    begin_pretraining(RunConfig(), 2)
+    assert not left_over.exists()
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_config(recipe: Path) -> None:
+    config = load_run_config(["--config", str(recipe)])
+    assert config.data.train
+    assert config.data.val
+
+
+def test_a_world_is_made_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = make_world(tmp_path / "world", WorldConfig.small())
+    assert make_world(tmp_path / "world", WorldConfig.small()) == made
+    assert "world source/train" in capfd.readouterr().err

@@ -1,0 +1,126 @@
+"""A checkpoint is continued by the run that wrote it, or refused: option, both values, way out, nothing touched."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adaptive_ft.build import Run, build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.same_run import shared_facts
+from adaptive_ft.saving import load_checkpoint
+
+Tiny = Callable[..., list[str]]
+Resumed = Callable[..., Run]
+WAY_OUT = "resume with what it was written with, or start a new run under another --name."
+
+
+@pytest.fixture
+def copied(finished_run: RunFolder, tmp_path: Path) -> RunFolder:
+    """The finished run in a folder of its own."""
+    shutil.copytree(finished_run.path, tmp_path / "runs/finished")
+    return RunFolder(tmp_path / "runs/finished")
+
+
+@pytest.fixture
+def resumed(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> Resumed:
+    """The run built again, to go on, with more options."""
+
+    def run(*more: str) -> Run:
+        words = tiny("finished", "--output_dir", str(copied.path.parent), "--resume", "auto", *more)
+        return build(load_run_config(words), ranks)
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "precision": (("--precision", "bf16"), "with --precision fp32, this run has bf16"),
+    "batch": (("--per_device_train_batch_size", "8"), "with a batch of all ranks (--per_device_train_batch_size x"),
+    "accumulation": (
+        ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"),
+        "with --gradient_accumulation_steps 1, this run has 2",
+    ),
+    "seed": (("--seed", "2"), "with --seed 1, this run has 2"),
+    "data": (("--data.train", "world/source/train"), "with training shards (--data.train) with SHA-256"),
+    "blind": (("--data.blind",), "with --data.blind False, this run has True"),
+    "decay": (("--optim.decay", "matrices"), "with --optim.decay all, this run has matrices"),
+    "strategy": (("--strategy", "spottune"), "with --adapt.strategy spottune_block, this run has spottune"),
+    "policy": (("--adapt.policy.hidden_size", "9"), "with --adapt.policy.hidden_size 8, this run has 9"),
+    "losses": (("--losses.budget_scale", "0.5"), "with --losses.budget_scale 0.0, this run has 0.5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_config_that_no_longer_fits_is_refused_untouched(
+    case: str, resumed: Resumed, copied: RunFolder, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Position, shapes and method would not be those of the checkpoint."""
+    monkeypatch.chdir(workplace)
+    words, sentence = REFUSED[case]
+    before = content(copied.path)
+    with pytest.raises(UserError) as told:
+        load_checkpoint(resumed(*words))
+    assert sentence in str(told.value)
+    assert str(told.value).endswith(WAY_OUT)
+    assert content(copied.path) == before
+
+
+@pytest.mark.parametrize(
+    ("fact", "sentence"),
+    [
+        ("world_size", "with a number of ranks of 2, this run has 1"),
+        ("zero_stage", "with a ZeRO stage (--ds_config) of 2, this run has 0"),
+        ("answer_table_sha256", "with an answer table (--data.train) with SHA-256 2, this run has"),
+    ],
+)
+def test_what_no_single_option_says_is_told_in_words(
+    fact: str, sentence: str, resumed: Resumed, copied: RunFolder, repository: Path
+) -> None:
+    """Ranks, ZeRO stage and answer table come from the launcher, a JSON and the shards."""
+    path = copied.checkpoints.folder / "step_000003/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), fact: 2}))
+    stage = ("--ds_config", str(repository / "ds_configs/zero0.json")) if fact == "zero_stage" else ()
+    with pytest.raises(UserError) as told:
+        load_checkpoint(resumed(*stage))
+    assert sentence in str(told.value)
+
+
+def test_a_run_that_would_have_ended_before_is_refused(resumed: Resumed) -> None:
+    """Steps may grow, not shrink below what was trained."""
+    with pytest.raises(UserError, match="after update 3, this run ends after 2: resume with a larger --max_steps"):
+        load_checkpoint(resumed("--max_steps", "2"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--strategy", "SpotTune_Block"),
+        ("--max_steps", "9"),
+        ("--optim.learning_rate", "1e-4"),
+        ("--adapt.temperature", "2"),
+        ("--losses.budget", "0.25"),
+    ],
+)
+def test_what_may_change_on_the_way(words: tuple[str, ...], resumed: Resumed) -> None:
+    """Another spelling, more steps, other rates, targets and temperature are the same run."""
+    run = resumed(*words)
+    assert load_checkpoint(run) is not None
+    assert run.engine.updates == 3
+
+
+def test_the_facts_are_json_as_they_stand(resumed: Resumed) -> None:
+    """What is compared with a manifest must come back from it equal; without decisions there is no policy to share."""
+    facts: dict[str, Any] = shared_facts(resumed())
+    assert json.loads(json.dumps(facts)) == facts
+    constant = shared_facts(resumed("--strategy", "standard"))
+    assert {name for name in facts if name not in constant} == {name for name in facts if "adapt.policy" in name}

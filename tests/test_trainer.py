@@ -1,0 +1,121 @@
+"""The loop: when an epoch ends, what a resumed run changes, and how a run that diverges ends."""
+
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adaptive_ft.build import build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.engine.ranks import Ranks, free_port
+from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.trainer import Trainer
+
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+Fit = Callable[..., tuple[dict[str, Any], RunFolder]]
+
+
+@pytest.fixture
+def fit(tiny: Callable[..., list[str]], ranks: Ranks, tmp_path: Path) -> Fit:
+    """Train a run of this name to its end; its summary and folder."""
+
+    def trained(name: str, *more: str) -> tuple[dict[str, Any], RunFolder]:
+        run = build(load_run_config(tiny(name, "--output_dir", str(tmp_path), *more)), ranks)
+        return Trainer(run).fit(), run.folder
+
+    return trained
+
+
+def lines(folder: RunFolder, name: str) -> dict[int, float]:
+    """The recorded values of one name by step."""
+    recorded = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in recorded if name in line}
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "epochs"),
+    [
+        # 122 questions: one batch holds them all once and more, two, or a third of them.
+        (130, 3, {1: 1, 2: 2, 3: 3}),
+        (250, 2, {1: 2, 2: 4}),
+        (61, 5, {2: 1, 4: 2, 5: 3}),
+        (41, 4, {3: 1, 4: 2}),
+    ],
+)
+def test_every_completed_epoch_and_the_last_update_are_evaluated(
+    batch: int, steps: int, epochs: dict[int, int], fit: Fit
+) -> None:
+    """Epoch u * batch // questions; the newest checkpoint is the end's."""
+    words = ("--per_device_train_batch_size", str(batch), "--max_steps", str(steps), "--strategy", "standard")
+    summary, folder = fit("epochs", *words)
+    assert lines(folder, "epoch/epoch") == epochs
+    assert summary["epochs"] == epochs[steps]
+    assert folder.checkpoints.pointed("latest") == folder.checkpoints.tag(steps)
+
+
+def test_a_resumed_run_takes_the_rates_of_its_config(fit: Fit) -> None:
+    """Three updates at 1e-3, then to the fifth at 1e-4: the checkpoint does not bring its rates along."""
+    fit("rates")
+    _, folder = fit("rates", "--resume", "auto", "--max_steps", "5", "--optim.learning_rate", "1e-4")
+    rates = lines(folder, "learning_rate/delta")
+    assert all(rates[step] > 1e-4 for step in (1, 2, 3))
+    assert all(0 < rates[step] <= 1e-4 for step in (4, 5))
+
+
+def test_seconds_count_all_processes(tiny: Callable[..., list[str]], ranks: Ranks, fit: Fit, tmp_path: Path) -> None:
+    """A first process that took an hour, and a second one that only adds to it."""
+    words = ("--strategy", "standard")
+    first = Trainer(build(load_run_config(tiny("seconds", "--output_dir", str(tmp_path), *words)), ranks))
+    first.began -= 3600
+    assert first.fit()["seconds"] > 3600
+    second, _ = fit("seconds", *words, "--resume", "auto", "--max_steps", "4")
+    assert second["seconds"] > 3600
+
+
+@pytest.mark.parametrize("strategy", ["standard", "spottune_block"])
+def test_divergence_is_one_sentence_and_leaves_no_checkpoint(strategy: str, fit: Fit, tmp_path: Path) -> None:
+    """A learning rate beyond all measure, noticed between two intervals: the update is named, nothing is saved."""
+    words = (
+        "--optim.learning_rate",
+        "1e30",
+        "--tracking.logging_steps",
+        "100",
+        "--max_steps",
+        "9",
+        "--save_steps",
+        "3",
+    )
+    with pytest.raises(UserError, match=r"diverged at update [123]: .* Lower --optim.learning_rate \(now 1e\+30\)"):
+        fit("diverged", "--strategy", strategy, *words)
+    assert not list((tmp_path / "diverged").glob("checkpoints/*"))
+    assert all(math.isfinite(value) for value in lines(RunFolder(tmp_path / "diverged"), "val/score").values())
+
+
+@pytest.mark.launch
+def test_two_ranks_that_diverge_tell_it_once(launch: Launch, tiny: Callable[..., list[str]], repository: Path) -> None:
+    """Both come to the same end, one of them says why; exit code 2 and no traceback."""
+    program = ("deepspeed", "--num_gpus", "2", "--master_port", free_port(), repository / "train.py")
+    done = launch(*map(str, program), *tiny("diverged", "--optim.learning_rate", "1e30", "--max_steps", "9"))
+    assert done.returncode == 2, done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "frame #" not in done.stderr, "no rank looks for one that has gone"
+
+
+def test_the_trackers_of_a_run_that_fails_are_closed(
+    tiny: Callable[..., list[str]], ranks: Ranks, tmp_path: Path
+) -> None:
+    """Whatever ends the run, the numbers recorded so far are flushed."""
+    run = build(load_run_config(tiny("failing", "--output_dir", str(tmp_path))), ranks)
+    trainer = Trainer(run)
+    trainer.train_step = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(TypeError):
+        trainer.fit()
+    assert trainer.recorder is not None
+    with pytest.raises(ValueError, match="closed file"):
+        trainer.recorder.trackers[0].log(1, {"loss": 1.0})

@@ -1,0 +1,49 @@
+"""A file is there whole or not at all, whatever interrupts the writing."""
+
+from pathlib import Path
+
+import pytest
+
+from adaptive_ft.whole_files import whole_file, write_whole
+
+
+@pytest.mark.parametrize(("content", "stored"), [("müde\n", "müde\n".encode()), (b"\x00\xff", b"\x00\xff")])
+def test_text_and_bytes_are_written(content: str | bytes, stored: bytes, tmp_path: Path) -> None:
+    """Text as UTF-8, bytes as they are; what stood there is replaced and nothing temporary stays."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    write_whole(path, content)
+    assert path.read_bytes() == stored
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    """A lone surrogate is no UTF-8."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    """Half of the new content is never seen under the name."""
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_and_break_off() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_break_off()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """No folder is made behind the caller's back."""
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "absent/file", "text")
