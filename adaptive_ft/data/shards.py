@@ -1,6 +1,5 @@
 """Writing a shard set: records in, a folder of tar files, indexes and a manifest out, or nothing at all."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from adaptive_ft.data.records import ImageRecord, validate_record
 from adaptive_ft.data.shard_tar import ShardTar
 from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import flush
 
 IMAGES_PER_SHARD = 1000  # 148 MB at 36 x 2048 float16
 SHARD_FILES = re.compile(rf"shard-\d+\.(tar|index\.npy)|{re.escape(MANIFEST_NAME)}(\.tmp)?")
@@ -45,22 +45,14 @@ def write_shards(
             writer.add(record)
         manifest = writer.finish()
         manifest.save(unfinished)
-        _sync_folder(unfinished)
+        flush(unfinished)
         unfinished.replace(folder)
-        _sync_folder(folder.parent)
+        flush(folder.parent)
     except BaseException:
         writer.abandon()
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _SetWriter:
