@@ -5,13 +5,11 @@ they lie in the checkpoint's manifest under the names of their options. Learning
 epochs and steps may grow.
 """
 
-import hashlib
 from dataclasses import asdict
 from typing import Any
 
 from adaptive_ft.adaptive_files import read_description
 from adaptive_ft.build import Run
-from adaptive_ft.data.manifest import Manifest
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import canonical
 
@@ -21,7 +19,7 @@ IN_WORDS = {
     "world_size": "a number of ranks of",
     "zero_stage": "a ZeRO stage (--ds_config) of",
     "global_batch": "a batch of all ranks (--per_device_train_batch_size x --gradient_accumulation_steps x ranks) of",
-    "train_sha256": "training shards (--data.train) with SHA-256",
+    "train_data": "training shards (--data.train) with the fingerprint",
     "answer_table_sha256": "an answer table (--data.train) with SHA-256",
 }
 
@@ -39,7 +37,7 @@ def shared_facts(run: Run) -> dict[str, Any]:
         "global_batch": parts.numbers.global_batch,
         "seed": config.seed,
         "data.blind": config.data.blind,
-        "train_sha256": _shards_hash(parts.train_shards.manifest),
+        "train_data": parts.train_shards.fingerprint,
         "answer_table_sha256": parts.train_shards.manifest.answer_table_sha256,
         "optim.decay": config.optim.decay,
         "adapt.strategy": canonical(config.adapt.strategy),
@@ -74,8 +72,3 @@ def check_same_run(run: Run, tag: str) -> None:
             f"{which} from another base model than '{run.config.model.name or 'random weights'}' (--model.name): their"
             " frozen weights differ; resume with that one, or start a new run under another --name."
         )
-
-
-def _shards_hash(manifest: Manifest) -> str:
-    """SHA-256 over the hashes of all shards, in their order."""
-    return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()

@@ -49,7 +49,7 @@ def _task_facts(run: Run) -> dict[str, Any]:
     return {
         "answer_table": run.parts.task.answer_table,
         "visual_feat_dim": run.parts.train_shards.feature_dim,
-        "blind": run.config.data.blind,
+        "feature_extractor": run.parts.train_shards.manifest.feature_extractor,
     }
 
 
@@ -92,6 +92,7 @@ class Restored:
     model: AdaptiveModel
     tokenizer: PreTrainedTokenizerBase
     answer_table: list[str]
+    feature_extractor: str
     step: int
 
 
@@ -125,7 +126,8 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
         vocab_size=len(tokenizer),
     )
     model = AdaptiveModel.from_pretrained(base, place)
-    return Restored(config, model, tokenizer, facts["answer_table"], checkpoints.read_manifest(tag)["step"])
+    step = checkpoints.read_manifest(tag)["step"]
+    return Restored(config, model, tokenizer, facts["answer_table"], facts["feature_extractor"], step)
 
 
 def export_merged(run_path: Path, destination: Path) -> None:

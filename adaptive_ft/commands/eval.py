@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from adaptive_ft.data.choice import all_questions
-from adaptive_ft.data.manifest import MANIFEST_NAME, Manifest, answer_table_hash
+from adaptive_ft.data.manifest import answer_table_hash
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks, run_ranks
@@ -118,13 +118,11 @@ def open_for(restored: Restored, folder: Path) -> ShardSet:
             f"The run reads region features of {wanted} values, those in '{folder}' have {shards.feature_dim}: choose"
             " shards of the same extractor."
         )
-    trained_on = Path(restored.config.data.train)
-    if (trained_on / MANIFEST_NAME).is_file():
-        extractors = [Manifest.load(place).feature_extractor for place in (trained_on, folder)]
-        if extractors[0] != extractors[1]:
-            raise UserError(
-                f"The run was trained on features of '{extractors[0]}', those in '{folder}' are of '{extractors[1]}'."
-            )
+    if shards.manifest.feature_extractor != restored.feature_extractor:
+        raise UserError(
+            f"The run was trained on features of '{restored.feature_extractor}', those in '{folder}' are of"
+            f" '{shards.manifest.feature_extractor}': choose shards of the same extractor."
+        )
     return shards
 
 
