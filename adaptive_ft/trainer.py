@@ -55,8 +55,10 @@ class Trainer:
             self.run.train.close()
             if self.recorder:
                 self.recorder.close()
-        if self.config.export_to and self.ranks.is_main:
-            export_merged(self.run.folder.path, Path(self.config.export_to))
+        destination = self.config.export_to
+        if destination:
+            # All ranks wait for the files: the next run of this process may start from them.
+            self.ranks.on_main(lambda: export_merged(self.run.folder.path, Path(destination)))
         return summary
 
     def _finished(self) -> dict[str, Any] | None:

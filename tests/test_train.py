@@ -79,6 +79,7 @@ def many(workplace: Path, launch: Launch, tiny: Tiny) -> Path:
     spottune = ("--adapt.strategy", "spottune", "--max_steps", "4")
     pair = [tiny(f"standard_{stage}", *standard, *four, stage=stage) for stage in range(4)]
     pair += [tiny(f"spottune_{stage}", *spottune, *four, stage=stage) for stage in range(4)]
+    pair += [tiny("exporting", *standard, "--export_to", "exported"), tiny("on_it", "--model.name", "exported")]
     (workplace / "many_runs.py").write_text(MANY_RUNS)
     for name, runs, launcher in (("one", alone, "python"), ("two", pair, LAUNCHERS["torchrun"][0])):
         (workplace / f"{name}.json").write_text(json.dumps(runs))
@@ -112,3 +113,9 @@ def test_learning_changes_the_loss(many: Path) -> None:
     losses = curve(many / "alone", "train/loss")
     assert len(losses) == 4
     assert losses[-1] < losses[0]
+
+
+def test_all_ranks_wait_for_the_export_that_the_next_run_starts_from(many: Path) -> None:
+    """As the embedded run does: the base is trained and exported, then adapted, in the same two processes."""
+    assert read_summary(many / "on_it")["world_size"] == 2
+    assert (many.parent / "exported/model.safetensors").is_file()
