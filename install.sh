@@ -27,5 +27,5 @@ else
   $pip "$torch"
 fi
 echo "installing the other packages"
-$pip --constraint constraints.txt --editable '.[dev]'
+$pip --constraint constraints.txt --editable '.[dev,wandb,tensorboard]'
 echo "installed in $venv"

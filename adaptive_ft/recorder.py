@@ -44,6 +44,7 @@ class Recorder:
         """The pretrained model before the first update."""
         self.start_score = report.overall.soft
         self._to_all(0, {"val/score": report.overall.soft})
+        print(f"before training, every gate frozen: val {PER_CENT * report.overall.soft:.2f}", flush=True)
 
     def epoch(
         self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter
@@ -65,8 +66,9 @@ class Recorder:
             "tuned_share_val": evaluation.usage.summary()["mean_tuned_share"],
         }
         self._to_all(step, {f"epoch/{name}": value for name, value in record.items() if isinstance(value, int | float)})
-        for split, meter in (("train", usage), ("val", evaluation.usage)):
-            self._heatmap(epoch, step, split, meter)
+        if self.run.parts.model.decisions:
+            for split, meter in (("train", usage), ("val", evaluation.usage)):
+                self._heatmap(epoch, step, split, meter)
         return record
 
     def curves(self, history: list[dict[str, Any]]) -> None:

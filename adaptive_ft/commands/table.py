@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from adaptive_ft.analysis.table import markdown_table, read_rows, text_table
+from adaptive_ft.errors import UserError
 
 
 @dataclass
@@ -20,4 +21,9 @@ class Command:
     def run(self) -> None:
         """Print one row per run, and below the table what is not in it."""
         render = markdown_table if self.markdown else text_table
-        print(render(*read_rows(self.runs)), end="")
+        rows, skipped = read_rows(self.runs)
+        if not rows:
+            raise UserError(
+                f"None of these is a finished run: {', '.join(f'{run.folder} ({run.reason})' for run in skipped)}."
+            )
+        print(render(rows, skipped), end="")

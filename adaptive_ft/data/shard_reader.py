@@ -54,7 +54,7 @@ def open_reader(shards: ShardSet) -> SampleReader:
     if isinstance(shards, BlindShardSet):
         return BlindReader(shards)
     if shards.manifest.min_boxes == 0:
-        raise UserError(f"the shards in '{shards.folder}' hold questions without regions; read them as blind")
+        raise UserError(f"the shards in '{shards.folder}' hold questions without regions; read them with --data.blind")
     return RegionReader(shards)
 
 

@@ -24,6 +24,7 @@ from adaptive_ft.errors import UserError
 
 Result = TypeVar("Result")
 
+INTERRUPTED = 130  # as the shell counts: 128 + SIGINT
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 PARTING_SECONDS = 2.0
@@ -190,8 +191,8 @@ def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
 
 
 def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:
-    """Join the ranks, run `main(ranks)` and end the process: 0 done, 2 for a `UserError` (one sentence), 1 for a
-    fault of ours.
+    """Join the ranks, run `main(ranks)` and end the process: 0 done, 2 for a `UserError` (one sentence), 130 for
+    Ctrl-C, 1 for a fault of ours.
 
     The process ends without the interpreter's shutdown: under ZeRO-3 that aborted about one run in fifty after all
     work was done.
@@ -205,6 +206,9 @@ def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("stopped by the keyboard; a run goes on from its newest checkpoint with --name NAME --resume auto")
+        code = INTERRUPTED
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:

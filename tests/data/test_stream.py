@@ -155,7 +155,7 @@ def test_shards_without_regions_are_read_blind_only(
 ) -> None:
     write_shards([make_image(0, boxes=0, feature_dim=0)], tmp_path / "bare", info)
     bare = ShardSet.open(tmp_path / "bare")
-    with pytest.raises(UserError, match="read them as blind"):
+    with pytest.raises(UserError, match=r"read them with --data\.blind"):
         TrainStream(bare, batch_size=1)
     (batch,) = EvalStream(bare.with_blind(), batch_size=2)
     assert (batch.features_BND.shape, ids(batch)) == ((2, 1, 16), [0, 1])

@@ -124,8 +124,9 @@ def test_a_truncated_file_is_refused_in_one_line(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "nowhere/", "data/base", "runs/mine"])
-def test_a_missing_folder_is_refused(name: str) -> None:
+def test_a_missing_folder_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can only be a folder is not asked of the hub; a relative path may only be seen from the wrong place."""
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"model folder '{name}' does not exist \(seen from '{Path.cwd()}'\)"):
         build(name)
 

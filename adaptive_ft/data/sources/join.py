@@ -45,7 +45,8 @@ class Join:
         if waiting and not self._allow_missing_regions:
             raise UserError(
                 f"{self.questions_without_regions} questions are about {len(waiting)} images without "
-                f"regions, first '{next(iter(waiting))}'; add the missing features or allow missing regions"
+                f"regions, first '{next(iter(waiting))}'; add the missing features, or leave "
+                "such questions out with --allow-missing-features"
             )
 
 
