@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         "with --gradient_accumulation_steps 1, this run has 2",
     ),
     "seed": (("--seed", "2"), "with --seed 1, this run has 2"),
-    "data": (("--data.train", "world/source/train"), "with training shards (--data.train) with SHA-256"),
+    "data": (("--data.train", "world/source/train"), "with training shards (--data.train) with the fingerprint"),
     "blind": (("--data.blind",), "with --data.blind False, this run has True"),
     "decay": (("--optim.decay", "matrices"), "with --optim.decay all, this run has matrices"),
     "strategy": (("--strategy", "spottune"), "with --adapt.strategy spottune_block, this run has spottune"),
