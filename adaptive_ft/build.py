@@ -52,7 +52,6 @@ class Run:
     parts: Parts
     engine: Engine
     train: TrainStream
-    parameter_counts: dict[str, int]
 
     @property
     def global_batch(self) -> int:
@@ -107,7 +106,6 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
     """Engine and stream around the parts, in a folder of their own."""
     if config.model.name is None and ranks.is_main:
         keep_random_base(parts.model, folder)
-    counts = parts.model.count_parameters()
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
         parts.model.print_trainable_parameters()
@@ -128,7 +126,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
         seed=config.seed,
         readers=config.data.readers,
     )
-    return Run(config, ranks, folder, parts, engine, train, counts)
+    return Run(config, ranks, folder, parts, engine, train)
 
 
 def _build_parts(config: RunConfig, world_size: int) -> Parts:

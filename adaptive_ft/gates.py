@@ -44,10 +44,6 @@ class GateHolder:
         # One backward node collects all columns' gradients; slices would fill a [B, C] table per module.
         self._gates_B = gates_BC.unbind(1)
 
-    def clear(self) -> None:
-        """Forgets the gates; modules that run now raise."""
-        self._gates_B, self._plan, self._plans = None, None, {}
-
     def read(self, start: int, stop: int, batch: int, module: str) -> tuple[Tensor, GatePlan]:
         """The gates [B, stop - start] of one module's components and their plan.
 

@@ -82,7 +82,7 @@ class Recorder:
     def finish(self, history: list[dict[str, Any]], best: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Write summary.json: the run's row in the strategy table. `seconds` counts all processes of the run."""
         last = history[-1] if history else {}
-        counts = self.run.parameter_counts
+        counts = self.run.parts.model.count_parameters()
         config = self.run.config
         summary = {
             "name": self.run.folder.path.name,

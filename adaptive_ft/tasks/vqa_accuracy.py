@@ -99,15 +99,6 @@ class AccuracyReport:
     by_answer_type: dict[str, Score]
     by_question_type: dict[str, Score]
 
-    def percent(self) -> dict[str, Any]:
-        """For reading: the report as plain dictionaries, percentages with two decimals."""
-        return {
-            "form": self.form,
-            "overall": self.overall.percent(),
-            "by_answer_type": {kind: score.percent() for kind, score in self.by_answer_type.items()},
-            "by_question_type": {kind: score.percent() for kind, score in self.by_question_type.items()},
-        }
-
 
 class AccuracyMeter:
     """Collects judged answers, one record per question, and sums them up.

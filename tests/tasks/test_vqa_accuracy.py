@@ -111,7 +111,7 @@ def test_meter_sums_by_type_and_merges_ranks() -> None:
     assert report.overall.official == pytest.approx((1.0 + 0.9 + 0.3) / 3)
     assert report.by_answer_type["other"].soft == pytest.approx(0.6)
     assert report.by_answer_type["yes/no"].num_questions == 1
-    assert report.percent()["overall"] == {"num_questions": 3, "soft": 73.33, "official": 73.33}
+    assert report.overall.percent() == {"num_questions": 3, "soft": 73.33, "official": 73.33}
     assert report.form == "current"
 
 
