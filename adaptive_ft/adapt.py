@@ -55,7 +55,7 @@ class AdaptiveModel(nn.Module):
         self.config = config
         self.anatomy = describe(base)
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
-        self.holder = GateHolder()
+        self.holder = GateHolder(config.gate_grad_fraction)
         self._leaf_paths = frozenset(leaf.path for leaf in self.anatomy.leaves)
         frozen = self.anatomy.frozen_weights(base)
         self._frozen_names = frozenset(frozen)

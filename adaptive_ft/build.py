@@ -22,11 +22,13 @@ from adaptive_ft.engine.checkpoint import LATEST
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.models.tokenizer import load_tokenizer
 from adaptive_ft.run_folder import RunFolder, open_run_folder
 from adaptive_ft.tasks.vqa import VqaTask
 from adaptive_ft.tracking import check_trackers
+from adaptive_ft_kernels import path_on, use_path
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
     Raises:
         UserError: anything wrong with options or input, before the run folder is made.
     """
-    parts = ranks.together(lambda: _build_parts(config, ranks.world_size))
+    parts = ranks.together(lambda: _build_parts(config, ranks))
     folder = RunFolder(ranks.on_main(lambda: open_run_folder(config).path))
     try:
         return _start(config, ranks, parts, folder)
@@ -108,6 +110,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
         keep_random_base(parts.model, folder)
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
+        print(f"gated layers on {ranks.device.type}: {path_on(ranks.device.type)} path", flush=True)
         parts.model.print_trainable_parameters()
     epochs = math.ceil(config.num_train_epochs * parts.train_shards.num_examples / parts.numbers.global_batch)
     engine = Engine(
@@ -129,13 +132,14 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
     return Run(config, ranks, folder, parts, engine, train)
 
 
-def _build_parts(config: RunConfig, world_size: int) -> Parts:
+def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
     check_options(config)
+    choose_kernels(config, ranks.device.type)
     check_trackers(config.tracking)
     numbers = EngineNumbers(
         config.per_device_train_batch_size,
         config.gradient_accumulation_steps,
-        world_size,
+        ranks.world_size,
         config.optim.max_grad_norm,
         config.precision,
     )
@@ -159,6 +163,20 @@ def _build_parts(config: RunConfig, world_size: int) -> Parts:
     model = get_adaptive_model(base, config.adapt)
     check_export(config.export_to, model)
     return Parts(train_shards, val_shards, tokenizer, task, model, numbers, ds_config)
+
+
+def choose_kernels(config: RunConfig, device: str) -> None:
+    """Take the kernels that `config` names for a kind of device.
+
+    Raises:
+        UserError: they cannot run there.
+    """
+    try:
+        if config.kernels != "auto":
+            use_path(config.kernels)
+        path_on(device)
+    except ValueError as refusal:
+        raise UserError(f"--kernels {config.kernels}: {refusal}.") from refusal
 
 
 def keep_random_base(model: AdaptiveModel, folder: RunFolder) -> None:

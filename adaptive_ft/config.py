@@ -57,6 +57,9 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     ds_config: str = "ds_configs/zero2.json"
     """DeepSpeed JSON: engine matters only, numbers stay "auto"."""
+    kernels: Literal["auto", "triton", "torch", "reference"] = "auto"
+    """Code behind the gated layers. auto: Triton on a GPU, PyTorch on a CPU, unless ADAPTIVE_FT_KERNELS names one;
+    reference: both branches in full, to compare with."""
     num_train_epochs: float = 4
     max_steps: int | None = None
     """Stop after this many updates instead of num_train_epochs."""

@@ -6,7 +6,10 @@ Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1
 import torch
 from torch import Tensor
 
-from adaptive_ft_kernels import GatePlan, plan_gates
+from adaptive_ft_kernels import FaultyGates, GatePlan, plan_gates
+
+# Keeps the draws of the holder's generator apart from those of the default one, seeded with the same number.
+OWN_STREAM = 0x5EED_6A7E
 
 
 class GatesDiverged(ValueError):
@@ -19,30 +22,54 @@ class GateHolder:
     Set before the base model runs and kept until its backward is over, so that recomputed activations see the
     same gates. A copy (also a deep copy or a pickle of the model) is one new holder, shared again by the
     copied modules, and empty: gates belong to a batch, not to a model.
+
+    gate_grad_fraction: the share of samples whose gate gradient each component evaluates (`plan_gates`). The draws
+    come from a generator of their own, seeded anew whenever the seed of torch has changed: they can be repeated,
+    and dropout draws the same numbers whatever the share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gate_grad_fraction: float = 1.0) -> None:
+        self.gate_grad_fraction = gate_grad_fraction
         self._gates_B: tuple[Tensor, ...] | None = None
         self._plan: GatePlan | None = None
-        self._plans: dict[tuple[int, int], GatePlan] = {}
+        self._generator: torch.Generator | None = None
+        self._seed: int | None = None
 
-    def __reduce__(self) -> tuple[type["GateHolder"], tuple[()]]:
-        return GateHolder, ()
+    def __reduce__(self) -> tuple[type["GateHolder"], tuple[float]]:
+        return GateHolder, (self.gate_grad_fraction,)
 
     def set(self, gates_BC: Tensor) -> None:
-        """Takes the gates [B, C] of all components and plans them; waits for the device once.
+        """Takes the gates [B, C] of all components and partitions them for all layers at once.
 
-        Raises ValueError for gates that are not exactly 0 or 1: `GatesDiverged` for those that are no numbers.
+        Raises ValueError for gates that are not exactly 0 or 1: `GatesDiverged` for those that are no numbers. On a
+        GPU, where that would wait for the device, `check` raises it.
         """
+        fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
+        generator = self._own_generator(gates_BC.device)
         try:
-            self._plan = plan_gates(gates_BC)
-        except ValueError as refusal:
+            self._plan = plan_gates(gates_BC, gate_grad_fraction=fraction, generator=generator)
+        except FaultyGates as refusal:
             if gates_BC.isnan().any():
                 raise GatesDiverged(str(refusal)) from refusal
             raise
-        self._plans = {}
         # One backward node collects all columns' gradients; slices would fill a [B, C] table per module.
         self._gates_B = gates_BC.unbind(1)
+
+    def check(self) -> None:
+        """Raises GatesDiverged if some gate of the last batch was neither 0 nor 1; waits for the device."""
+        if self._plan is not None and self._plan.num_faulty:
+            raise GatesDiverged(
+                f"{int(self._plan.num_faulty)} gates are neither 0 (frozen) nor 1 (tuned): the policy's logits have "
+                "diverged, or soft gates were given."
+            )
+
+    def _own_generator(self, device: torch.device) -> torch.Generator:
+        if self._generator is None or self._generator.device.type != device.type:
+            self._generator, self._seed = torch.Generator(device), None
+        if self._seed != torch.initial_seed():
+            self._seed = torch.initial_seed()
+            self._generator.manual_seed(self._seed ^ OWN_STREAM)
+        return self._generator
 
     def read(self, start: int, stop: int, batch: int, module: str) -> tuple[Tensor, GatePlan]:
         """The gates [B, stop - start] of one module's components and their plan.
@@ -62,9 +89,7 @@ class GateHolder:
             )
         if not 0 <= start < stop <= len(self._gates_B):
             raise ValueError(f"{module} reads gate columns {start}:{stop} but {len(self._gates_B)} are set")
-        if (start, stop) not in self._plans:
-            self._plans[start, stop] = self._plan.columns(start, stop)
-        return torch.stack(self._gates_B[start:stop], dim=1), self._plans[start, stop]
+        return torch.stack(self._gates_B[start:stop], dim=1), self._plan.columns(start, stop)
 
 
 def straight_through_gumbel(logits_BD2: Tensor, temperature: float) -> Tensor:

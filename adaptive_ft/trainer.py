@@ -151,7 +151,7 @@ class Trainer:
         seed_step(self.config.seed, self.engine.updates, EVALUATION, self.ranks.rank)
         forward = functools.partial(self.engine, policy=policy)
         shards = self.run.parts.val_shards
-        return evaluate(
+        evaluation = evaluate(
             forward,
             self.run.open_val(),
             shards.num_examples,
@@ -160,6 +160,8 @@ class Trainer:
             self.ranks,
             self.engine.dtype,
         )
+        self.run.parts.model.holder.check()
+        return evaluation
 
     def _evaluate_start(self) -> None:
         """The pretrained model before any update: all gates frozen."""

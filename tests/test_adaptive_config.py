@@ -22,7 +22,10 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any]) -> None:
         AdaptiveConfig.from_saved({**asdict(AdaptiveConfig()), **change})
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"eval_decisions": "guess"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.0}, {"eval_decisions": "guess"}, {"gate_grad_fraction": 0.0}, {"gate_grad_fraction": 1.5}],
+)
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         AdaptiveConfig(**options)

@@ -74,7 +74,7 @@ def test_holder_hands_out_columns_and_collects_their_gradients() -> None:
     last, _ = holder.read(2, 3, 2, "output")
     assert torch.equal(heads, gates[:, :2])
     assert torch.equal(last, gates[:, 2:])
-    assert plan.num_frozen == (1, 1)
+    assert plan.num_frozen_C.tolist() == [1, 1]
     (heads.sum() + 2 * again.sum() + 5 * last.sum()).backward()
     assert gates.grad.tolist() == [[3.0, 3.0, 5.0]] * 2
 
@@ -82,9 +82,43 @@ def test_holder_hands_out_columns_and_collects_their_gradients() -> None:
 def test_holder_forgets_the_last_batch() -> None:
     holder = GateHolder()
     holder.set(torch.zeros(2, 3))
-    assert holder.read(0, 3, 2, "query")[1].num_frozen == (2, 2, 2)
+    assert holder.read(0, 3, 2, "query")[1].num_frozen_C.tolist() == [2, 2, 2]
     holder.set(torch.ones(4, 3))
-    assert holder.read(0, 3, 4, "query")[1].num_frozen == (0, 0, 0)
+    assert holder.read(0, 3, 4, "query")[1].num_frozen_C.tolist() == [0, 0, 0]
+
+
+def sampled_by(holder: GateHolder, seed: int) -> list[list[list[int]]]:
+    """The draws of two batches after a seeding of torch."""
+    torch.manual_seed(seed)
+    draws = []
+    for _ in range(2):
+        holder.set(torch.zeros(8, 5, requires_grad=True) * 1)
+        draws.append(holder.read(0, 5, 8, "query")[1].sampled_CM.tolist())
+    return draws
+
+
+def test_draws_of_the_holder_follow_the_seed_of_torch_and_leave_its_generator_alone() -> None:
+    holder = GateHolder(0.25)
+    first = sampled_by(holder, 1)
+    state = torch.get_rng_state()
+    assert first[0] != first[1]
+    assert sampled_by(holder, 2) != first
+    assert sampled_by(GateHolder(0.25), 1) == sampled_by(holder, 1) == first
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_all_samples_are_evaluated_where_no_gradient_is_wanted() -> None:
+    holder = GateHolder(0.25)
+    holder.set(torch.zeros(8, 5))
+    assert holder.read(0, 5, 8, "query")[1].sampled_CM.shape == (5, 8)
+
+
+def test_check_is_silent_for_gates_of_zeros_and_ones() -> None:
+    holder = GateHolder()
+    holder.check()
+    holder.set(torch.ones(2, 3))
+    holder.check()
 
 
 def test_holder_errors_name_the_module_and_the_numbers() -> None:
@@ -105,3 +139,4 @@ def test_copies_of_a_holder_are_empty(duplicate: Callable[[GateHolder], GateHold
     with pytest.raises(ValueError, match="ran without gates"):
         duplicate(holder).read(0, 1, 2, "query")
     holder.read(0, 1, 2, "query")
+    assert duplicate(GateHolder(0.25)).gate_grad_fraction == 0.25

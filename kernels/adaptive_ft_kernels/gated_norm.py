@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from adaptive_ft_kernels.plan import GatePlan, Piece, plan_gates
+from adaptive_ft_kernels.plan import GatePlan, plan_gates
+from adaptive_ft_kernels.torch_path.pieces import Piece, pieces
 
 
 def gated_layer_norm(
@@ -38,10 +39,10 @@ def gated_layer_norm(
     plan = plan_gates(gates_B1) if plan is None else plan
     if x.dim() < 2 or x.shape[-1:] != weight_D.shape:
         raise ValueError(f"x must be [samples, ..., {weight_D.shape[0]}], got {list(x.shape)}")
-    if gates_B1.shape != (x.shape[0], 1) or (plan.batch, len(plan.num_frozen)) != (x.shape[0], 1):
+    if gates_B1.shape != (x.shape[0], 1) or (plan.batch, plan.num_components) != (x.shape[0], 1):
         raise ValueError(
             f"x holds {x.shape[0]} samples and needs one gate each, got gates {list(gates_B1.shape)} "
-            f"and a plan for {plan.batch} samples and {len(plan.num_frozen)} components"
+            f"and a plan for {plan.batch} samples and {plan.num_components} components"
         )
     if x.is_cuda and torch.is_autocast_enabled("cuda"):
         # As autocast does for F.layer_norm; on a CPU it leaves the dtypes alone.
@@ -65,7 +66,7 @@ class _GatedLayerNorm(torch.autograd.Function):
     ) -> Tensor:
         shape = (x.shape[-1],)
         outputs, statistics = [], []
-        for piece in plan.pieces:
+        for piece in pieces(plan.order_CB, plan.num_frozen_C):
             weight, bias = _selected(piece, weight_D, bias_D, delta_weight_D, delta_bias_D)
             output, mean, rstd = torch.native_layer_norm(piece.take(x), shape, weight, bias, eps)
             outputs.append(output)
@@ -83,7 +84,9 @@ class _GatedLayerNorm(torch.autograd.Function):
         grad_delta = torch.zeros_like(delta_weight_D) if needs_delta else None
         grad_delta_bias = torch.zeros_like(delta_bias_D) if needs_delta_bias else None
         of_x, of_gates = [], []
-        for piece, mean, rstd in zip(ctx.plan.pieces, statistics[0::2], statistics[1::2], strict=True):
+        for piece, mean, rstd in zip(
+            pieces(ctx.plan.order_CB, ctx.plan.num_frozen_C), statistics[0::2], statistics[1::2], strict=True
+        ):
             rows, grad_rows = piece.take(x), piece.take(grad)
             weight, bias = _selected(piece, weight_D, bias_D, delta_weight_D, delta_bias_D)
             wanted = [needs_x, piece.tuned and needs_delta, piece.tuned and needs_delta_bias]
@@ -107,7 +110,7 @@ def _joined(plan: GatePlan, parts: list[Tensor]) -> Tensor:
     if len(parts) == 1:
         return parts[0]
     whole = parts[0].new_empty(plan.batch, *parts[0].shape[1:])
-    for piece, part in zip(plan.pieces, parts, strict=True):
+    for piece, part in zip(pieces(plan.order_CB, plan.num_frozen_C), parts, strict=True):
         piece.put(whole, part)
     return whole
 

@@ -3,8 +3,8 @@
 Uninitialised memory is filled with NaN, so that a row nobody wrote shows itself.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,16 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptive_ft_kernels import gated_linear, plan_gates, reference
-
-GATES: dict[str, Callable[[int, int], Tensor]] = {
-    "all frozen": lambda B, C: torch.zeros(B, C),
-    "all tuned": lambda B, C: torch.ones(B, C),
-    "one sample tuned": lambda B, C: torch.eye(B)[:1].T.expand(B, C),
-    "one sample frozen": lambda B, C: 1 - torch.eye(B)[:1].T.expand(B, C),
-    "same gates in all components": lambda B, C: torch.arange(B).remainder(2)[:, None].expand(B, C),
-    "some components uniform": lambda B, C: torch.rand(B, C).round() * (torch.arange(C) % 3 != 0),
-    "random": lambda B, C: torch.rand(B, C).round(),
-}
+from tests.ops.linear_cases import GATES, Inputs, draw, relative_error, run
 
 
 @pytest.fixture(autouse=True)
@@ -29,70 +20,6 @@ def nan_filled_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@dataclass
-class Inputs:
-    """The operation's arguments, in its order; the frozen weight and bias get no gradient."""
-
-    x: Tensor
-    gates: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    delta_weight: Tensor
-    delta_bias: Tensor | None
-
-    def arguments(self) -> list[Tensor]:
-        return [getattr(self, field.name) for field in fields(self)]
-
-    def differentiable(self) -> dict[str, Tensor]:
-        names = ("x", "gates", "delta_weight", "delta_bias")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def to(self, dtype: torch.dtype) -> "Inputs":
-        """The same numbers as fresh leaves; the gates stay as they are."""
-        moved = [
-            None if value is None else value.detach().to(value.dtype if name == "gates" else dtype)
-            for name, value in zip((field.name for field in fields(self)), self.arguments(), strict=True)
-        ]
-        copy = Inputs(*moved)
-        for value in copy.differentiable().values():
-            value.requires_grad_()
-        return copy
-
-
-def draw(
-    gates: Tensor,
-    inner: tuple[int, ...] = (5,),
-    block: int = 4,
-    num_inputs: int = 6,
-    delta_scale: float = 0.3,
-) -> Inputs:
-    """Random float64 arguments for these gates; delta_scale is ||delta|| / ||W||."""
-    num_samples, num_components = gates.shape
-    num_outputs = num_components * block
-    inputs = Inputs(
-        x=torch.randn(num_samples, *inner, num_inputs),
-        gates=gates.double(),
-        weight=torch.randn(num_outputs, num_inputs),
-        bias=torch.randn(num_outputs),
-        delta_weight=torch.randn(num_outputs, num_inputs) * delta_scale,
-        delta_bias=torch.randn(num_outputs) * delta_scale,
-    )
-    return inputs.to(torch.float64)
-
-
-def run(operation: Callable[..., Tensor], inputs: Inputs, grad: Tensor) -> dict[str, Tensor]:
-    """The output and every gradient by name."""
-    y = operation(*inputs.arguments())
-    wanted = inputs.differentiable()
-    gradients = torch.autograd.grad(y, list(wanted.values()), grad.to(y.dtype))
-    return {"y": y.detach(), **dict(zip(wanted, gradients, strict=True))}
-
-
-def relative_error(value: Tensor, truth: Tensor) -> float:
-    difference = (value.double() - truth.double()).norm()
-    return float(difference / truth.double().norm().clamp_min(1e-30))
 
 
 def check_against_reference(inputs: Inputs, grad: Tensor | None = None) -> None:
@@ -187,23 +114,6 @@ def test_leaves_its_inputs_alone() -> None:
     assert all(torch.equal(new, old) for new, old in zip([*inputs.arguments(), grad], before, strict=True))
 
 
-def elements_kept_for_backward(inputs: Inputs) -> int:
-    """How many numbers the graph keeps besides the parameters."""
-    parameters = {inputs.weight.data_ptr(), inputs.delta_weight.data_ptr(), inputs.delta_bias.data_ptr()}
-    kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
-        gated_linear(*inputs.arguments())
-    return sum(value.numel() for value in kept if value.data_ptr() not in parameters)
-
-
-def test_keeps_no_more_activations_than_ordinary_fine_tuning() -> None:
-    mixed = draw(GATES["random"](4, 2))
-    assert elements_kept_for_backward(mixed) == mixed.x.numel()
-    frozen = draw(torch.zeros(4, 2))
-    frozen.gates.requires_grad_(False)
-    assert elements_kept_for_backward(frozen) == 0
-
-
 @pytest.mark.parametrize("kind", ["random", "all tuned", "same gates in all components"])
 def test_bfloat16_is_as_exact_as_the_two_branch_way(kind: str) -> None:
     """Error against a float32 truth hardly above that of PyTorch in bfloat16.
@@ -253,6 +163,18 @@ def test_bfloat16_gates_get_bfloat16_gradients() -> None:
     inputs = draw(GATES["random"](4, 2)).to(torch.bfloat16)
     inputs.gates = inputs.gates.detach().bfloat16().requires_grad_()
     assert run(gated_linear, inputs, torch.ones(4, 5, 8))["gates"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_a_share_of_the_gate_gradients_is_that_of_the_sampled_samples_rescaled(num_components: int) -> None:
+    inputs = draw(GATES["random"](8, num_components))
+    grad = torch.randn(8, 5, num_components * 4, dtype=torch.float64)
+    whole = run(gated_linear, inputs, grad)
+    plan = plan_gates(inputs.gates, gate_grad_fraction=0.25)
+    part = run(functools.partial(gated_linear, plan=plan), inputs, grad)
+    sampled = torch.zeros(num_components, 8, dtype=torch.float64).scatter_(1, plan.sampled_CM.long(), 4.0).T
+    assert relative_error(part.pop("gates"), whole.pop("gates") * sampled) <= 1e-12
+    assert all(torch.equal(value, whole[name]) for name, value in part.items())
 
 
 def test_refuses_shapes_that_do_not_fit() -> None:

@@ -1,28 +1,9 @@
-"""The plan: which samples of which components are computed with which weights."""
+"""The plan: which samples of a column are tuned, and whose gate gradient is evaluated."""
 
 import pytest
 import torch
 
-from adaptive_ft_kernels import plan_gates
-
-
-def test_pieces_cover_every_pair_once_with_the_right_weights() -> None:
-    gates = torch.rand(7, 9).round() * (torch.arange(9) % 3 != 0)
-    covered = torch.full((7, 9), -1.0)
-    for piece in plan_gates(gates).pieces:
-        samples = torch.arange(7) if piece.samples is None else piece.samples
-        assert (covered[samples, piece.start : piece.stop] == -1).all()
-        covered[samples, piece.start : piece.stop] = float(piece.tuned)
-    assert torch.equal(covered, gates)
-
-
-def test_plan_joins_equal_neighbours_and_gathers_nothing_where_all_samples_agree() -> None:
-    gates = torch.tensor([[0.0, 0, 1, 1, 1], [0, 0, 1, 0, 0]])
-    pieces = [
-        (piece.start, piece.stop, piece.tuned, None if piece.samples is None else piece.samples.tolist())
-        for piece in plan_gates(gates).pieces
-    ]
-    assert pieces == [(0, 2, False, None), (2, 3, True, None), (3, 5, False, [1]), (3, 5, True, [0])]
+from adaptive_ft_kernels import FaultyGates, plan_gates
 
 
 def test_order_puts_frozen_samples_first_and_keeps_the_batch_order() -> None:
@@ -30,20 +11,59 @@ def test_order_puts_frozen_samples_first_and_keeps_the_batch_order() -> None:
     plan = plan_gates(gates)
     for column, order in enumerate(plan.order_CB.tolist()):
         assert order == sorted(range(200), key=lambda sample: (gates[sample, column].item(), sample))
+    assert torch.equal(plan.num_frozen_C, (gates == 0).sum(0).int())
+    assert plan.num_faulty == 0
 
 
 def test_columns_of_a_plan_are_the_plan_of_the_columns() -> None:
     gates = torch.rand(6, 10).round()
     part, alone = plan_gates(gates).columns(3, 7), plan_gates(gates[:, 3:7])
     assert torch.equal(part.order_CB, alone.order_CB)
-    assert (part.batch, part.num_frozen, part.patterns) == (alone.batch, alone.num_frozen, alone.patterns)
+    assert torch.equal(part.num_frozen_C, alone.num_frozen_C)
+    assert torch.equal(part.sampled_CM, alone.sampled_CM)
+    assert (part.batch, part.num_components) == (6, 4)
+
+
+def test_all_gate_gradients_are_evaluated_unless_a_share_is_asked_for() -> None:
+    plan = plan_gates(torch.rand(6, 3).round())
+    assert torch.equal(plan.sampled_CM.sort(dim=1).values, torch.arange(6).int().expand(3, 6))
+
+
+@pytest.mark.parametrize(("batch", "fraction", "expected"), [(8, 0.25, 2), (9, 0.25, 3), (1, 0.1, 1), (5, 0.9, 5)])
+def test_a_share_of_the_samples_is_drawn_without_repetition(batch: int, fraction: float, expected: int) -> None:
+    plan = plan_gates(torch.zeros(batch, 40), gate_grad_fraction=fraction)
+    assert plan.sampled_CM.shape == (40, expected)
+    assert plan.sampled_CM.dtype == torch.int32
+    assert all(len(set(row)) == expected and set(row) <= set(range(batch)) for row in plan.sampled_CM.tolist())
+
+
+def test_every_sample_is_drawn_equally_often_and_columns_draw_for_themselves() -> None:
+    plan = plan_gates(torch.zeros(4, 4000), gate_grad_fraction=0.5)
+    share = plan.sampled_CM.flatten().bincount(minlength=4) / 8000
+    assert (share - 0.25).abs().max() < 0.02  # five standard deviations of a draw: 0.0274 / sqrt(2)
+    assert len({tuple(row) for row in plan.sampled_CM.tolist()}) == 6
+
+
+def test_draws_are_repeated_by_their_generator_and_leave_the_default_one_alone() -> None:
+    gates, generator = torch.zeros(16, 5), torch.Generator()
+    before = torch.get_rng_state()
+    draws = [plan_gates(gates, gate_grad_fraction=0.25, generator=generator.manual_seed(seed)) for seed in (3, 3, 4)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(draws[0].sampled_CM, draws[1].sampled_CM)
+    assert not torch.equal(draws[0].sampled_CM, draws[2].sampled_CM)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, float("nan")])
+def test_refuses_a_share_outside_zero_and_one(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"gate_grad_fraction is .*above 0 and is at most 1"):
+        plan_gates(torch.zeros(3, 4), gate_grad_fraction=fraction)
 
 
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0, float("nan"), float("inf")])
 def test_refuses_soft_gates_by_place_and_value(value: float) -> None:
     gates = torch.zeros(3, 4)
     gates[2, 1] = value
-    with pytest.raises(ValueError, match=f"exactly 0 .* or 1 .*sample 2, column 1 is {value}"):
+    with pytest.raises(FaultyGates, match=f"exactly 0 .* or 1 .*sample 2, column 1 is {value}"):
         plan_gates(gates)
 
 
@@ -52,6 +72,7 @@ def test_refuses_gates_that_are_no_table() -> None:
         plan_gates(torch.zeros(3))
 
 
-def test_an_empty_batch_is_one_frozen_piece() -> None:
-    (piece,) = plan_gates(torch.zeros(0, 3)).pieces
-    assert (piece.start, piece.stop, piece.tuned, piece.samples) == (0, 3, False, None)
+def test_an_empty_batch_has_a_plan() -> None:
+    plan = plan_gates(torch.zeros(0, 3))
+    assert plan.order_CB.shape == plan.sampled_CM.shape == (3, 0)
+    assert plan.num_frozen_C.tolist() == [0, 0, 0]

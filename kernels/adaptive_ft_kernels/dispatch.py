@@ -1,0 +1,101 @@
+"""Decides once which code computes the gated operations on a device, and says it aloud.
+
+triton: fused kernels, on CUDA devices. torch: PyTorch's own operations on samples grouped by gate, the way of CPUs.
+reference: both branches in full, mixed by their gates; to compare with. The environment variable
+ADAPTIVE_FT_KERNELS (auto, triton, torch or reference) or `use_path` demands one; auto takes the fastest that runs.
+"""
+
+import logging
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Path = Literal["triton", "torch", "reference"]
+Demand = Literal["auto", "triton", "torch", "reference"]
+VARIABLE = "ADAPTIVE_FT_KERNELS"
+
+_demanded: list[Demand] = []
+_chosen: dict[str, Path] = {}
+
+
+def use_path(demand: Demand) -> None:
+    """Demand a path for every later operation, in the place of the environment variable.
+
+    Raises ValueError for a word that names none.
+    """
+    _demanded[:] = [_checked(demand, "use_path")]
+    _chosen.clear()
+
+
+def path_for(tensor: Tensor) -> Path:
+    """The path for operations on this tensor: decided at the first call for a kind of device.
+
+    Raises ValueError when Triton is demanded and cannot run there.
+    """
+    path = path_on(tensor.device.type)
+    # Float64 is for checks: Triton's matrix kernels compute in 16 and 32 bits.
+    if path == "triton" and (tensor.dtype == torch.float64 or tensor.numel() == 0):
+        return "torch"
+    return path
+
+
+def path_on(kind: str) -> Path:
+    """The path on a kind of device ("cpu", "cuda"); the first call for it says in the log what is taken and why.
+
+    Raises ValueError when Triton is demanded and cannot run there.
+    """
+    if kind not in _chosen:
+        _chosen[kind], why = _decide(kind)
+        level = logging.WARNING if kind == "cuda" and _chosen[kind] != "triton" else logging.INFO
+        logger.log(level, "Gated operations on %s: %s path, %s.", kind, _chosen[kind], why)
+    return _chosen[kind]
+
+
+def code_for(tensor: Tensor, operation: str) -> ModuleType:
+    """The module "partition", "linear", "norm" or "mix" that computes on this tensor.
+
+    Imported when first wanted: Triton may be absent where nothing runs on it. The reference path has the partition
+    of the torch path.
+    """
+    room = "triton_path" if path_for(tensor) == "triton" else "torch_path"
+    return import_module(f"adaptive_ft_kernels.{room}.{operation}")
+
+
+def _decide(kind: str) -> tuple[Path, str]:
+    """The path on a kind of device, and why."""
+    demand = _demanded[0] if _demanded else _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
+    missing = _missing_for_triton(kind)
+    if demand == "triton" and missing:
+        raise ValueError(f"the Triton kernels were demanded but cannot run on {kind}: {missing}")
+    if demand != "auto":
+        return cast(Path, demand), "as demanded"
+    if not missing:
+        return "triton", "the fastest there"
+    if kind == "cuda":
+        return "torch", f"which waits for the device in every layer, because of Triton's kernels: {missing}"
+    return "torch", "samples grouped by gate"
+
+
+def _missing_for_triton(kind: str) -> str:
+    """Why Triton's kernels cannot run on a kind of device; empty where they can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return "" if major >= 8 else f"they need compute capability 8.0 or newer, this device has {major}.{minor}"
+    if os.environ.get("TRITON_INTERPRET") == "1" and kind == "cpu":
+        return ""
+    return "they need a CUDA device (or TRITON_INTERPRET=1, to check them on a CPU)"
+
+
+def _checked(word: str, source: str) -> Demand:
+    if word not in get_args(Demand):
+        raise ValueError(f"{source} is '{word}'; choose one of {', '.join(get_args(Demand))}")
+    return cast(Demand, word)
