@@ -26,6 +26,12 @@ if [ "$choice" = cpu ]; then
 else
   $pip "$torch"
 fi
+constraints=constraints.txt
+if "$venv/bin/python" -c 'import triton' 2>/dev/null; then
+  # The CUDA build of torch brings the Triton it was built for; our pin is for the builds that bring none.
+  constraints=$venv/constraints.txt
+  grep -v '^triton==' constraints.txt >"$constraints"
+fi
 echo "installing the other packages"
-$pip --constraint constraints.txt --editable '.[dev,wandb,tensorboard]'
+$pip --constraint "$constraints" --editable '.[dev,wandb,tensorboard]'
 echo "installed in $venv"

@@ -172,8 +172,7 @@ def choose_kernels(config: RunConfig, device: str) -> None:
         UserError: they cannot run there.
     """
     try:
-        if config.kernels != "auto":
-            use_path(config.kernels)
+        use_path(config.kernels)
         path_on(device)
     except ValueError as refusal:
         raise UserError(f"--kernels {config.kernels}: {refusal}.") from refusal

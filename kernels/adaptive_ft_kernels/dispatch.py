@@ -2,7 +2,8 @@
 
 triton: fused kernels, on CUDA devices. torch: PyTorch's own operations on samples grouped by gate, the way of CPUs.
 reference: both branches in full, mixed by their gates; to compare with. The environment variable
-ADAPTIVE_FT_KERNELS (auto, triton, torch or reference) or `use_path` demands one; auto takes the fastest that runs.
+ADAPTIVE_FT_KERNELS (auto, triton, torch or reference) demands one, `use_path` too and with more weight; auto takes
+the fastest that runs.
 """
 
 import logging
@@ -26,11 +27,11 @@ _chosen: dict[str, Path] = {}
 
 
 def use_path(demand: Demand) -> None:
-    """Demand a path for every later operation, in the place of the environment variable.
+    """Demand a path for every later operation; auto leaves the choice to the environment variable again.
 
     Raises ValueError for a word that names none.
     """
-    _demanded[:] = [_checked(demand, "use_path")]
+    _demanded[:] = [] if _checked(demand, "use_path") == "auto" else [demand]
     _chosen.clear()
 
 

@@ -35,6 +35,8 @@ def test_use_path_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> N
     assert dispatch.path_for(torch.ones(1)) == "torch"
     dispatch.use_path("reference")
     assert dispatch.path_for(torch.ones(1)) == "reference"
+    dispatch.use_path("auto")
+    assert dispatch.path_for(torch.ones(1)) == "torch"
 
 
 def test_demanding_triton_where_it_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
