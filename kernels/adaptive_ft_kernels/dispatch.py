@@ -76,7 +76,7 @@ def _decide(kind: str) -> tuple[Path, str]:
     if demand == "triton" and missing:
         raise ValueError(f"the Triton kernels were demanded but cannot run on {kind}: {missing}")
     if demand != "auto":
-        return cast(Path, demand), "as demanded"
+        return demand, "as demanded"
     if not missing:
         return "triton", "the fastest there"
     if kind == "cuda":

@@ -1,8 +1,8 @@
 """Linear layer whose samples choose, per block of output columns, between pretrained and tuned weights.
 
-The weights are selected before the matrix product, so the forward costs one product, not two branches. Two custom
-operators, forward and backward, that torch.compile and activation recomputation see whole; `dispatch` says which
-code is behind them. Shape suffixes: B samples, S rows per sample, C components, N outputs, K inputs, M samples whose
+The weights are selected before the matrix product, so the forward costs one product, not two branches. Forward
+and backward are operators that torch.compile and activation recomputation see whole; `dispatch` says which code is
+behind them. Shape suffixes: B samples, S rows per sample, C components, N outputs, K inputs, M samples whose
 gate gradient is evaluated.
 """
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from adaptive_ft_kernels import reference
 from adaptive_ft_kernels.dispatch import code_for, path_for
+from adaptive_ft_kernels.operators import operator
 from adaptive_ft_kernels.plan import GatePlan, plan_gates
 
 
@@ -48,7 +50,7 @@ def gated_linear(
     elif x.dtype != weight_NK.dtype:
         raise ValueError(f"x is {x.dtype} but the weight is {weight_NK.dtype}; cast one or use torch.autocast")
     # The weights follow the dtype of x inside: a delta must reach the sum weight + delta in full precision.
-    y_BSN = _forward(
+    y_BSN = _GatedLinear.apply(
         x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1),
         *(gates_BC, weight_NK, bias_N, delta_weight_NK, delta_bias_N),
         *(plan.order_CB, plan.num_frozen_C, plan.sampled_CM),
@@ -77,66 +79,26 @@ def _check_shapes(
     plan.fits(num_samples, num_components)
 
 
-@torch.library.custom_op("adaptive_ft::gated_linear", mutates_args=())
+def _fake_forward(x_BSK: Tensor, weight_NK: Tensor, *_: Any) -> Tensor:
+    return x_BSK.new_empty(*x_BSK.shape[:-1], weight_NK.shape[0])
+
+
+@operator("gated_linear", _fake_forward)
 def _forward(
     x_BSK: Tensor,
-    gates_BC: Tensor,
     weight_NK: Tensor,
     bias_N: Tensor | None,
     delta_weight_NK: Tensor,
     delta_bias_N: Tensor | None,
     order_CB: Tensor,
     num_frozen_C: Tensor,
-    sampled_CM: Tensor,
 ) -> Tensor:
     return code_for(x_BSK, "linear").forward(
         x_BSK.contiguous(), weight_NK, bias_N, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C
     )
 
 
-@torch.library.custom_op("adaptive_ft::gated_linear_backward", mutates_args=())
-def _backward(
-    grad_BSN: Tensor,
-    x_BSK: Tensor | None,
-    weight_NK: Tensor,
-    delta_weight_NK: Tensor,
-    delta_bias_N: Tensor | None,
-    order_CB: Tensor,
-    num_frozen_C: Tensor,
-    sampled_CM: Tensor,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gates, delta and delta bias; empty tensors where `wanted` (x, gates, deltas) says no."""
-    wants_x, wants_gates, wants_delta = wanted
-    code = code_for(grad_BSN, "linear")
-    grad_BSN = grad_BSN.contiguous()
-    of_x = of_gates = of_delta = of_delta_bias = None
-    with torch.autocast(grad_BSN.device.type, enabled=False):  # the forward has chosen the dtypes
-        if wants_x:
-            of_x = code.input_gradient(grad_BSN, weight_NK, delta_weight_NK, order_CB, num_frozen_C)
-        if x_BSK is not None:
-            x_BSK = x_BSK.contiguous()
-        if wants_delta and wants_gates:
-            of_delta, of_delta_bias, of_gates = code.delta_and_gate_gradient(
-                grad_BSN, x_BSK, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C, sampled_CM
-            )
-        elif wants_delta:
-            of_delta, of_delta_bias = code.delta_gradient(
-                grad_BSN, x_BSK, order_CB, num_frozen_C, delta_weight_NK.dtype
-            )
-        elif wants_gates:
-            of_gates = code.gate_gradient(grad_BSN, x_BSK, delta_weight_NK, delta_bias_N, sampled_CM)
-    none = grad_BSN.new_empty(0)
-    return tuple(none.clone() if of is None else of for of in (of_x, of_gates, of_delta, of_delta_bias))
-
-
-@_forward.register_fake
-def _(x_BSK: Tensor, gates_BC: Tensor, weight_NK: Tensor, *_: Any) -> Tensor:
-    return x_BSK.new_empty(*x_BSK.shape[:-1], weight_NK.shape[0])
-
-
-@_backward.register_fake
-def _(
+def _fake_backward(
     grad_BSN: Tensor,
     x_BSK: Tensor | None,
     weight_NK: Tensor,
@@ -158,28 +120,71 @@ def _(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x_BSK, gates_BC, weight_NK, _, delta_weight_NK, delta_bias_N, *plan = inputs
-    _, needs_gates, _, _, needs_delta, needs_delta_bias, *_ = ctx.needs_input_grad
-    keeps_x = needs_gates or needs_delta or needs_delta_bias
-    ctx.save_for_backward(x_BSK if keeps_x else None, weight_NK, delta_weight_NK, delta_bias_N, *plan)
-    ctx.gates_dtype = gates_BC.dtype
+@operator("gated_linear_backward", _fake_backward)
+def _backward(
+    grad_BSN: Tensor,
+    x_BSK: Tensor | None,
+    weight_NK: Tensor,
+    delta_weight_NK: Tensor,
+    delta_bias_N: Tensor | None,
+    order_CB: Tensor,
+    num_frozen_C: Tensor,
+    sampled_CM: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, gates, delta and delta bias; empty tensors where `wanted` (x, gates, deltas) says no."""
+    wants_x, wants_gates, wants_delta = wanted
+    code = code_for(grad_BSN, "linear")
+    grad_BSN = grad_BSN.contiguous()
+    x_BSK = None if x_BSK is None else x_BSK.contiguous()
+    of_x, of_gates, of_delta, of_delta_bias = (grad_BSN.new_empty(0) for _ in range(4))
+    with torch.autocast(grad_BSN.device.type, enabled=False):  # the forward has chosen the dtypes
+        if wants_x:
+            of_x = code.input_gradient(grad_BSN, weight_NK, delta_weight_NK, order_CB, num_frozen_C)
+        if wants_delta and wants_gates:
+            of_delta, of_delta_bias, of_gates = code.delta_and_gate_gradient(
+                grad_BSN, x_BSK, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C, sampled_CM
+            )
+        elif wants_delta:
+            of_delta, of_delta_bias = code.delta_gradient(
+                grad_BSN, x_BSK, order_CB, num_frozen_C, delta_weight_NK.dtype
+            )
+        elif wants_gates:
+            of_gates = code.gate_gradient(grad_BSN, x_BSK, delta_weight_NK, delta_bias_N, sampled_CM)
+    return of_x, of_gates, of_delta, of_delta_bias
 
 
-def _gradients(ctx: Any, grad_BSN: Tensor) -> tuple[Tensor | None, ...]:
-    needs_x, needs_gates, _, _, needs_delta, needs_delta_bias, *_ = ctx.needs_input_grad
-    of_x, of_gates, of_delta, of_delta_bias = _backward(
-        grad_BSN, *ctx.saved_tensors, [needs_x, needs_gates, needs_delta or needs_delta_bias]
-    )
-    return (
-        of_x if needs_x else None,
-        of_gates.to(ctx.gates_dtype) if needs_gates else None,
-        None,
-        None,
-        of_delta if needs_delta else None,
-        of_delta_bias if needs_delta_bias else None,
-        *(None, None, None),
-    )
+class _GatedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BSK: Tensor,
+        gates_BC: Tensor,
+        weight_NK: Tensor,
+        bias_N: Tensor | None,
+        delta_weight_NK: Tensor,
+        delta_bias_N: Tensor | None,
+        *plan: Tensor,
+    ) -> Tensor:
+        order_CB, num_frozen_C, _ = plan
+        _, needs_gates, _, _, needs_delta, needs_delta_bias, *_ = ctx.needs_input_grad
+        keeps_x = needs_gates or needs_delta or needs_delta_bias
+        ctx.save_for_backward(x_BSK if keeps_x else None, weight_NK, delta_weight_NK, delta_bias_N, *plan)
+        ctx.gates_dtype = gates_BC.dtype
+        return _forward(x_BSK, weight_NK, bias_N, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C)
 
-
-_forward.register_autograd(_gradients, setup_context=_save)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BSN: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, needs_gates, _, _, needs_delta, needs_delta_bias, *_ = ctx.needs_input_grad
+        of_x, of_gates, of_delta, of_delta_bias = _backward(
+            grad_BSN, *ctx.saved_tensors, [needs_x, needs_gates, needs_delta or needs_delta_bias]
+        )
+        return (
+            of_x if needs_x else None,
+            of_gates.to(ctx.gates_dtype) if needs_gates else None,
+            *(None, None),
+            of_delta if needs_delta else None,
+            of_delta_bias if needs_delta_bias else None,
+            *(None, None, None),
+        )

@@ -76,7 +76,9 @@ def plan_gates(
     order_CB, num_frozen_C, num_faulty = code_for(gates_BC, "partition").partition(gates_BC)
     if not gates_BC.is_cuda and num_faulty:
         _refuse(gates_BC)
-    sampled_CM = order_CB if gate_grad_fraction == 1 else _draw(gates_BC, gate_grad_fraction, generator)
+    # A view and not the same object: torch.compile refuses one tensor as two arguments of an autograd function.
+    all_CB = order_CB.view(order_CB.shape)
+    sampled_CM = all_CB if gate_grad_fraction == 1 else _draw(gates_BC, gate_grad_fraction, generator)
     return GatePlan(gates_BC.shape[0], order_CB, num_frozen_C, sampled_CM, num_faulty)
 
 

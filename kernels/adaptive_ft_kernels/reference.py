@@ -43,3 +43,10 @@ def gated_layer_norm(
     tuned = F.layer_norm(x, shape, weight_D + delta_weight_D, bias_D + delta_bias_D, eps)
     gates = gates_B1.view(x.shape[0], *[1] * (x.dim() - 1)).to(frozen.dtype)
     return (1 - gates) * frozen + gates * tuned
+
+
+def gated_mix(tuned: Tensor, frozen: Tensor, gates_BC: Tensor) -> Tensor:
+    """y[b, c] = (1 - g[b, c]) frozen[b, c] + g[b, c] tuned[b, c], blocks c of the last axis, `tuned` [B, ..., N]."""
+    gates_BN = gates_BC.repeat_interleave(tuned.shape[-1] // gates_BC.shape[1], dim=1)
+    gates = gates_BN.view(tuned.shape[0], *[1] * (tuned.dim() - 2), -1).to(tuned.dtype)
+    return (1 - gates) * frozen + gates * tuned

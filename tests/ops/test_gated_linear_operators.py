@@ -1,6 +1,7 @@
 """The gated linear layer as operators: seen whole by torch.compile and recomputation, nothing kept in vain."""
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -64,5 +65,16 @@ def test_the_operators_keep_the_promises_of_their_schema(has_bias: bool) -> None
     if not has_bias:
         inputs.bias = inputs.delta_bias = None
     plan = plan_gates(inputs.gates)
-    arguments = (*inputs.arguments(), plan.order_CB, plan.num_frozen_C, plan.sampled_CM)
-    torch.library.opcheck(torch.ops.adaptive_ft.gated_linear.default, arguments)
+    x, _, weight, bias, delta_weight, delta_bias = (
+        None if value is None else value.detach() for value in inputs.arguments()
+    )
+    torch.library.opcheck(
+        torch.ops.adaptive_ft.gated_linear.default,
+        (x, weight, bias, delta_weight, delta_bias, plan.order_CB, plan.num_frozen_C),
+    )
+    grad = torch.randn(4, 5, 12, dtype=torch.float64)
+    for wanted in itertools.product((True, False), repeat=3):
+        torch.library.opcheck(
+            torch.ops.adaptive_ft.gated_linear_backward.default,
+            (grad, x, weight, delta_weight, delta_bias, plan.order_CB, plan.num_frozen_C, plan.sampled_CM, wanted),
+        )

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from adaptive_ft_kernels import gated_layer_norm, plan_gates, reference
 
@@ -121,6 +122,44 @@ def test_leaves_its_inputs_alone_and_frozen_parameters_without_gradient() -> Non
 
 
 @pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_residual_is_added_first(kind: str, dtype: torch.dtype) -> None:
+    """The bits of the norm of the sum; both summands get the gradient of the sum."""
+    inputs, grad = leaves(draw(GATES[kind](5)), dtype), torch.randn(5, 5, 6).to(dtype)
+    residual = torch.randn(5, 5, 6).to(dtype).requires_grad_()
+    fused = gated_layer_norm(*(inputs[name] for name in NAMES), EPS, residual=residual)
+    wanted = [inputs["x"], residual, *(inputs[name] for name in DIFFERENTIABLE[1:])]
+    apart = gated_layer_norm(inputs["x"] + residual, *(inputs[name] for name in NAMES[1:]), EPS)
+    assert torch.equal(fused, apart)
+    gradients, expected = (torch.autograd.grad(y, wanted, grad) for y in (fused, apart))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, expected, strict=True))
+
+
+def test_a_residual_of_another_dtype_gives_the_common_one() -> None:
+    inputs = leaves(draw(GATES["alternating"](5)), torch.float32)
+    x, *rest = (inputs[name] for name in NAMES)
+    x = x.detach().bfloat16().requires_grad_()
+    residual = torch.randn(5, 5, 6, requires_grad=True)
+    y = gated_layer_norm(x, *rest, EPS, residual=residual)
+    assert torch.equal(y, gated_layer_norm(x + residual, *rest, EPS))
+    y.sum().backward()
+    assert (x.grad.dtype, residual.grad.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    inputs = draw(GATES["alternating"](5))
+    for name in NAMES:
+        arguments = [inputs[other].detach() for other in NAMES]
+        arguments[NAMES.index(name)].requires_grad_()
+        y = gated_layer_norm(*arguments, EPS)
+        assert y.requires_grad
+        y.sum().backward()
+        assert [argument.grad is not None for argument in arguments] == [
+            other == name and name in DIFFERENTIABLE for other in NAMES
+        ]
+
+
+@pytest.mark.parametrize("kind", GATES)
 def test_bfloat16_is_as_exact_as_the_two_branch_way(kind: str) -> None:
     """Error against a float32 truth at most twice that of PyTorch in bfloat16; for gates at most 5e-3."""
     inputs = leaves(draw(GATES[kind](8), inner=(20,), num_features=96), torch.bfloat16)
@@ -163,5 +202,43 @@ def test_refuses_shapes_that_do_not_fit() -> None:
         gated_layer_norm(x[..., :4], gates, *parameters, EPS)
     with pytest.raises(ValueError, match=r"holds 2 samples .* got gates \[3, 1\]"):
         gated_layer_norm(x[:2], gates, *parameters, EPS)
-    with pytest.raises(ValueError, match="a plan for 4 samples"):
+    with pytest.raises(ValueError, match="the plan covers 4 samples"):
         gated_layer_norm(x, gates, *parameters, EPS, plan=plan_gates(torch.zeros(4, 1)))
+    with pytest.raises(ValueError, match=r"residual must have the shape of x, \[3, 5, 6\], got \[3, 1, 6\]"):
+        gated_layer_norm(x, gates, *parameters, EPS, residual=x[:, :1])
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_operators_keep_the_rules_of_torch_library(kind: str, with_residual: bool) -> None:
+    inputs = leaves(draw(GATES[kind](5)), torch.float32)
+    x, gates, *parameters = (inputs[name].detach() for name in NAMES)
+    residual = torch.randn(5, 5, 6) if with_residual else None
+    operators = torch.ops.adaptive_ft
+    arguments = (x, residual, gates, *parameters, EPS, torch.float32)
+    torch.library.opcheck(operators.gated_layer_norm.default, arguments)
+    _, _, mean, rstd = operators.gated_layer_norm(*arguments)
+    weight, _, delta_weight, delta_bias = parameters
+    torch.library.opcheck(
+        operators.gated_layer_norm_backward.default,
+        (torch.randn(5, 5, 6), x, mean, rstd, gates, weight, delta_weight, delta_bias),
+    )
+
+
+def test_compiles_whole_and_recomputes_alike() -> None:
+    inputs = leaves(draw(GATES["alternating"](5)), torch.float32)
+    plan, grad = plan_gates(inputs["gates"]), torch.randn(5, 5, 6)
+
+    def operation(*arguments: Tensor) -> Tensor:
+        return gated_layer_norm(*arguments, EPS, residual=arguments[0].relu(), plan=plan)
+
+    def recomputed(*arguments: Tensor) -> Tensor:
+        return checkpoint(operation, *arguments, use_reentrant=False)
+
+    eager = operation(*(inputs[name] for name in NAMES))
+    wanted = [inputs[name] for name in DIFFERENTIABLE]
+    expected = [eager, *torch.autograd.grad(eager, wanted, grad)]
+    for way in (torch.compile(operation, fullgraph=True, backend="aot_eager"), recomputed):
+        y = way(*(inputs[name] for name in NAMES))
+        for ours, theirs in zip([y, *torch.autograd.grad(y, wanted, grad)], expected, strict=True):
+            assert torch.equal(ours, theirs)
