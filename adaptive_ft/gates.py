@@ -3,11 +3,15 @@
 Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1 tuned).
 """
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from adaptive_ft_kernels import FaultyGates, GatePlan, plan_gates
 
+Columns = tuple[int, int]  # start and stop, as of a slice
 # Keeps the draws of the holder's generator apart from those of the default one, seeded with the same number.
 OWN_STREAM = 0x5EED_6A7E
 
@@ -28,15 +32,29 @@ class GateHolder:
     and dropout draws the same numbers whatever the share.
     """
 
-    def __init__(self, gate_grad_fraction: float = 1.0) -> None:
+    def __init__(self, gate_grad_fraction: float = 1.0, claims: Iterable[Columns] = ()) -> None:
         self.gate_grad_fraction = gate_grad_fraction
-        self._gates_B: tuple[Tensor, ...] | None = None
+        self._claims = set(claims)
         self._plan: GatePlan | None = None
+        self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
         self._generator: torch.Generator | None = None
         self._seed: int | None = None
 
-    def __reduce__(self) -> tuple[type["GateHolder"], tuple[float]]:
-        return GateHolder, (self.gate_grad_fraction,)
+    def __reduce__(self) -> tuple[type["GateHolder"], tuple[float, tuple[Columns, ...]]]:
+        return GateHolder, (self.gate_grad_fraction, tuple(sorted(self._claims)))
+
+    def claim(self, start: int, stop: int, module: str) -> None:
+        """Announces that `module` will read the columns start:stop, before the first `set`.
+
+        Raises ValueError, naming `module`, for columns that overlap those of another without being the same.
+        """
+        for other in self._claims - {(start, stop)}:
+            if start < other[1] and other[0] < stop:
+                raise ValueError(
+                    f"{module} claims gate columns {start}:{stop}, which overlap the columns {other[0]}:{other[1]} of "
+                    "another module: two modules share all their columns or none"
+                )
+        self._claims.add((start, stop))
 
     def set(self, gates_BC: Tensor) -> None:
         """Takes the gates [B, C] of all components and partitions them for all layers at once.
@@ -52,8 +70,15 @@ class GateHolder:
             if gates_BC.isnan().any():
                 raise GatesDiverged(str(refusal)) from refusal
             raise
-        # One backward node collects all columns' gradients; slices would fill a [B, C] table per module.
-        self._gates_B = gates_BC.unbind(1)
+        # One backward node collects the gradients of all groups; slices would fill a [B, C] table per module.
+        num_columns = gates_BC.shape[1]
+        bounds = sorted({0, num_columns, *(bound for claim in self._claims for bound in claim if bound < num_columns)})
+        groups = list(pairwise(bounds))
+        parts = gates_BC.split([stop - start for start, stop in groups], dim=1)
+        self._groups = {
+            (start, stop): (gates, self._plan.columns(start, stop))
+            for (start, stop), gates in zip(groups, parts, strict=True)
+        }
 
     def check(self) -> None:
         """Raises GatesDiverged if some gate of the last batch was neither 0 nor 1; waits for the device."""
@@ -77,7 +102,7 @@ class GateHolder:
         Raises ValueError, naming `module`, when no gates are set, when they are for another batch size than
         `batch` and when they lack these columns.
         """
-        if self._gates_B is None or self._plan is None:
+        if self._plan is None:
             raise ValueError(
                 f"{module} ran without gates: call the adaptive model, which sets them for every batch, "
                 "not the base model inside it"
@@ -87,9 +112,12 @@ class GateHolder:
                 f"{module} got a batch of {batch} but the gates are for {self._plan.batch} samples: "
                 "the first axis of every gated input must be the batch"
             )
-        if not 0 <= start < stop <= len(self._gates_B):
-            raise ValueError(f"{module} reads gate columns {start}:{stop} but {len(self._gates_B)} are set")
-        return torch.stack(self._gates_B[start:stop], dim=1), self._plan.columns(start, stop)
+        if (start, stop) not in self._groups:
+            raise ValueError(
+                f"{module} reads gate columns {start}:{stop} but {self._plan.num_components} are set: they must be as "
+                "many as the model has components, and the module must have claimed its own"
+            )
+        return self._groups[start, stop]
 
 
 def straight_through_gumbel(logits_BD2: Tensor, temperature: float) -> Tensor:

@@ -38,6 +38,7 @@ class _Gated(nn.Module):
         for frozen in (weight, bias):
             if frozen is not None:
                 frozen.requires_grad_(False)
+        holder.claim(columns.start, columns.stop, name)
         self.holder = holder
         self.start, self.stop = columns.start, columns.stop
         self.name = name

@@ -67,7 +67,7 @@ def test_diverged_logits_are_refused_and_never_taken_for_frozen(make: Callable[[
 
 def test_holder_hands_out_columns_and_collects_their_gradients() -> None:
     gates = torch.tensor([[0.0, 1, 1], [1, 0, 1]], requires_grad=True)
-    holder = GateHolder()
+    holder = GateHolder(claims=[(0, 2), (2, 3)])
     holder.set(gates)
     heads, plan = holder.read(0, 2, 2, "query")
     again, _ = holder.read(0, 2, 2, "key")
@@ -121,8 +121,17 @@ def test_check_is_silent_for_gates_of_zeros_and_ones() -> None:
     holder.check()
 
 
-def test_holder_errors_name_the_module_and_the_numbers() -> None:
+def test_modules_share_all_their_columns_or_none() -> None:
     holder = GateHolder()
+    for module in ("query", "key"):
+        holder.claim(2, 4, module)
+    holder.claim(4, 5, "output")
+    with pytest.raises(ValueError, match=r"value claims gate columns 3:5, which overlap the columns (2:4|4:5)"):
+        holder.claim(3, 5, "value")
+
+
+def test_holder_errors_name_the_module_and_the_numbers() -> None:
+    holder = GateHolder(claims=[(0, 1)])
     with pytest.raises(ValueError, match=r"layer\.0\.query ran without gates"):
         holder.read(0, 1, 2, "layer.0.query")
     holder.set(torch.zeros(2, 3))
@@ -134,7 +143,7 @@ def test_holder_errors_name_the_module_and_the_numbers() -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
 def test_copies_of_a_holder_are_empty(duplicate: Callable[[GateHolder], GateHolder]) -> None:
-    holder = GateHolder()
+    holder = GateHolder(claims=[(0, 1)])
     holder.set(torch.zeros(2, 3, requires_grad=True) * 1)
     with pytest.raises(ValueError, match="ran without gates"):
         duplicate(holder).read(0, 1, 2, "query")
