@@ -27,8 +27,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every benchmark, and one table of them in docs/benchmarks (under 10 minutes on two CPU cores).
 bench: install
-	$(BIN)/python -m pytest kernels/benchmarks -o python_files='bench_*.py' --benchmark-only
+	mkdir -p build
+	$(BIN)/python -m pytest kernels/benchmarks --benchmark-json build/benchmarks.json
+	$(BIN)/python kernels/benchmarks/write_table.py build/benchmarks.json docs/benchmarks
 
 world: install
 	$(BIN)/adaptive-ft world

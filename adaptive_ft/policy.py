@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertModel
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models import use_sdpa
 
 # Spread of the logits at the start: gates begin near the initial probability, yet the layers below the last
 # one receive gradients from the first step on.
@@ -115,6 +116,7 @@ class MirrorPolicy(nn.Module):
     def __init__(self, config: PolicyConfig, backbone: LxmertModel, num_decisions: int) -> None:
         super().__init__()
         self.backbone = LxmertModel(_shrunk(backbone.config, config))
+        use_sdpa(self.backbone)
         if config.init_from_base:
             _copy_shared(backbone, self.backbone)
         width = backbone.config.hidden_size

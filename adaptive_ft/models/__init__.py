@@ -8,8 +8,9 @@ from transformers import LxmertModel
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import lxmert
 from adaptive_ft.models.anatomy import Anatomy, Leaf
+from adaptive_ft.models.lxmert_attention import use_sdpa
 
-__all__ = ["FAMILIES", "Anatomy", "Leaf", "describe"]
+__all__ = ["FAMILIES", "Anatomy", "Leaf", "describe", "use_sdpa"]
 
 FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], Anatomy]] = {LxmertModel: lxmert.describe}
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.lxmert_attention import use_sdpa
 
 logger = logging.getLogger(__name__)
 
@@ -53,22 +54,31 @@ def build_base(
 ) -> LxmertForQuestionAnswering:
     """The base model in float32 with `num_answers` outputs, for region features of `visual_feat_dim` values.
 
-    Raises UserError when the checkpoint cannot be read, lacks backbone weights, or does not fit the data.
-    Weights of the answer head that the checkpoint does not have start at random, and the log says so.
+    Its attention is the fused one (`use_sdpa`). Raises UserError when the checkpoint cannot be read, lacks
+    backbone weights, or does not fit the data. Weights of the answer head that the checkpoint does not have
+    start at random, and the log says so.
     """
     if config.name is None:
-        return LxmertForQuestionAnswering(_random_config(config, num_answers, visual_feat_dim, vocab_size))
-    _check_fits(config.name, visual_feat_dim, vocab_size)
+        model = LxmertForQuestionAnswering(_random_config(config, num_answers, visual_feat_dim, vocab_size))
+    else:
+        _check_fits(config.name, visual_feat_dim, vocab_size)
+        model = _pretrained(config.name, num_answers)
+    use_sdpa(model)
+    return model
+
+
+def _pretrained(name: str, num_answers: int) -> LxmertForQuestionAnswering:
+    """The checkpoint in float32, its answer head new where it has another one."""
     model, report = _read(
         LxmertForQuestionAnswering.from_pretrained,
-        config.name,
+        name,
         num_qa_labels=num_answers,
         # Without it the weights keep the type they were saved in; training owns float32 masters.
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    _check_report(config.name, report)
+    _check_report(name, report)
     return model
 
 

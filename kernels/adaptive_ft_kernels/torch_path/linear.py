@@ -77,17 +77,17 @@ def delta_gradient(
     """
     num_outputs = grad_BSN.shape[-1]
     block = num_outputs // len(order_CB)
-    parts = pieces(order_CB, num_frozen_C)
-    if len(parts) == 1 and parts[0].tuned:
-        return _weight_gradient(grad_BSN, x_BSK).to(dtype), grad_BSN.flatten(0, -2).sum(0).to(dtype)
+    tuned = [part for part in pieces(order_CB, num_frozen_C) if part.tuned]
+    if [(part.start, part.stop) for part in tuned] == [(0, len(order_CB))]:  # no zeros to fill and write into
+        grad = tuned[0].take(grad_BSN)
+        return _weight_gradient(grad, tuned[0].take(x_BSK)).to(dtype), grad.flatten(0, -2).sum(0).to(dtype)
     of_weight_NK = x_BSK.new_zeros(num_outputs, x_BSK.shape[-1], dtype=dtype)
     of_bias_N = x_BSK.new_zeros(num_outputs, dtype=dtype)
-    for part in parts:
-        if part.tuned:
-            columns = slice(part.start * block, part.stop * block)
-            grad = part.take(grad_BSN[..., columns])
-            of_weight_NK[columns] = _weight_gradient(grad, part.take(x_BSK))
-            of_bias_N[columns] = grad.flatten(0, -2).sum(0)
+    for part in tuned:
+        columns = slice(part.start * block, part.stop * block)
+        grad = part.take(grad_BSN[..., columns])
+        of_weight_NK[columns] = _weight_gradient(grad, part.take(x_BSK))
+        of_bias_N[columns] = grad.flatten(0, -2).sum(0)
     return of_weight_NK, of_bias_N
 
 

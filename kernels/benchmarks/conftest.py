@@ -1,0 +1,39 @@
+"""What every benchmark runs under: fixed seeds, one CUDA stream, and what the table says about the machine."""
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from adaptive_ft_kernels import path_on
+from measuring import DEVICE, DTYPE, ON_GPU
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Adds to the report what the table needs beside pytest-benchmark's own facts."""
+    machine_info["adaptive_ft"] = {
+        "gpu": torch.cuda.get_device_name() if ON_GPU else None,
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "path": path_on(DEVICE),
+        "versions": {name: _version(name) for name in ("torch", "triton", "transformers")},
+    }
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> Iterator[None]:
+    """Every benchmark starts from one seed, on a stream that can be captured."""
+    torch.manual_seed(0)
+    # A backward pass runs on the stream of its forward, and the default one cannot be captured in a graph.
+    with torch.cuda.stream(torch.cuda.Stream()) if ON_GPU else nullcontext():
+        yield
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
