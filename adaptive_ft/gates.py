@@ -9,11 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from adaptive_ft_kernels import FaultyGates, GatePlan, plan_gates
+from adaptive_ft_kernels import Draws, FaultyGates, GatePlan, plan_gates
 
 Columns = tuple[int, int]  # start and stop, as of a slice
-# Keeps the draws of the holder's generator apart from those of the default one, seeded with the same number.
-OWN_STREAM = 0x5EED_6A7E
 
 
 class GatesDiverged(ValueError):
@@ -28,8 +26,7 @@ class GateHolder:
     copied modules, and empty: gates belong to a batch, not to a model.
 
     gate_grad_fraction: the share of samples whose gate gradient each component evaluates (`plan_gates`). The draws
-    come from a generator of their own, seeded anew whenever the seed of torch has changed: they can be repeated,
-    and dropout draws the same numbers whatever the share.
+    are the holder's own, so that dropout draws the same numbers whatever the share; `seed` starts them anew.
     """
 
     def __init__(self, gate_grad_fraction: float = 1.0, claims: Iterable[Columns] = ()) -> None:
@@ -37,8 +34,8 @@ class GateHolder:
         self._claims = set(claims)
         self._plan: GatePlan | None = None
         self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
-        self._generator: torch.Generator | None = None
-        self._seed: int | None = None
+        self._draws = Draws(torch.initial_seed())
+        self._num_faulty: Tensor | None = None
 
     def __reduce__(self) -> tuple[type["GateHolder"], tuple[float, tuple[Columns, ...]]]:
         return GateHolder, (self.gate_grad_fraction, tuple(sorted(self._claims)))
@@ -56,6 +53,10 @@ class GateHolder:
                 )
         self._claims.add((start, stop))
 
+    def seed(self, seed: int) -> None:
+        """Start the draws of samples anew."""
+        self._draws.seed(seed)
+
     def set(self, gates_BC: Tensor) -> None:
         """Takes the gates [B, C] of all components and partitions them for all layers at once.
 
@@ -63,13 +64,14 @@ class GateHolder:
         GPU, where that would wait for the device, `check` raises it.
         """
         fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
-        generator = self._own_generator(gates_BC.device)
         try:
-            self._plan = plan_gates(gates_BC, gate_grad_fraction=fraction, generator=generator)
+            self._plan = plan_gates(gates_BC, gate_grad_fraction=fraction, draws=self._draws)
         except FaultyGates as refusal:
             if gates_BC.isnan().any():
                 raise GatesDiverged(str(refusal)) from refusal
             raise
+        new = self._plan.num_faulty
+        self._num_faulty = new if self._num_faulty is None else self._num_faulty + new
         # One backward node collects the gradients of all groups; slices would fill a [B, C] table per module.
         num_columns = gates_BC.shape[1]
         bounds = sorted({0, num_columns, *(bound for claim in self._claims for bound in claim if bound < num_columns)})
@@ -81,20 +83,13 @@ class GateHolder:
         }
 
     def check(self) -> None:
-        """Raises GatesDiverged if some gate of the last batch was neither 0 nor 1; waits for the device."""
-        if self._plan is not None and self._plan.num_faulty:
+        """Raises GatesDiverged if, since the last check, some gate was neither 0 nor 1; waits for the device."""
+        num_faulty, self._num_faulty = self._num_faulty, None
+        if num_faulty is not None and num_faulty:
             raise GatesDiverged(
-                f"{int(self._plan.num_faulty)} gates are neither 0 (frozen) nor 1 (tuned): the policy's logits have "
-                "diverged, or soft gates were given."
+                f"{int(num_faulty)} gates are neither 0 (frozen) nor 1 (tuned): the policy's logits have diverged, or "
+                "soft gates were given."
             )
-
-    def _own_generator(self, device: torch.device) -> torch.Generator:
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator, self._seed = torch.Generator(device), None
-        if self._seed != torch.initial_seed():
-            self._seed = torch.initial_seed()
-            self._generator.manual_seed(self._seed ^ OWN_STREAM)
-        return self._generator
 
     def read(self, start: int, stop: int, batch: int, module: str) -> tuple[Tensor, GatePlan]:
         """The gates [B, stop - start] of one module's components and their plan.

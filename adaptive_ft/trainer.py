@@ -89,10 +89,17 @@ class Trainer:
         self.engine.module.train()
         update = self.engine.updates
         for micro in range(self.config.gradient_accumulation_steps):
-            seed_step(self.config.seed, update, micro, self.ranks.rank)
+            self._seed_step(update, micro)
             self._forward_backward(next(self.run.train))
             rates = self.engine.step()
         return rates
+
+    def _seed_step(self, update: int, micro: int) -> None:
+        """Seed dropout, Gumbel noise and the draws of gate gradients: they differ between ranks and micro-batches."""
+        parts = [self.config.seed, update, micro, self.ranks.rank]
+        seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+        torch.manual_seed(seed)
+        self.run.parts.model.holder.seed(seed)
 
     def _after_update(self, update: int, rates: dict[str, float], progress: Progress) -> None:
         """Record, evaluate and save where it is time to; never what has diverged."""
@@ -148,7 +155,7 @@ class Trainer:
     def _evaluate(self, policy: str | None = None) -> Evaluation:
         self.engine.module.eval()
         # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
-        seed_step(self.config.seed, self.engine.updates, EVALUATION, self.ranks.rank)
+        self._seed_step(self.engine.updates, EVALUATION)
         forward = functools.partial(self.engine, policy=policy)
         shards = self.run.parts.val_shards
         evaluation = evaluate(
@@ -219,11 +226,3 @@ class Trainer:
 
     def _meters(self) -> dict[str, MeanMeter | UsageMeter]:
         return {"epoch_means": self.epoch_means, "window": self.window, "usage": self.usage}
-
-
-def seed_step(seed: int, update: int, micro: int, rank: int) -> None:
-    """Seed torch's generators for one micro-batch of one rank: dropout and Gumbel noise differ between ranks and
-    steps.
-    """
-    state = np.random.SeedSequence([seed, update, micro, rank]).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(state) >> 1)

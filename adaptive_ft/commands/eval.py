@@ -99,7 +99,9 @@ class Command:
         forward = functools.partial(model, policy=None if self.policy == "network" else self.policy)
         torch.manual_seed(restored.config.seed)
         one_pass = evaluate if shards.manifest.answered else answer
-        return one_pass(forward, stream, shards.num_examples, task, model.tying, ranks, dtype)
+        evaluation = one_pass(forward, stream, shards.num_examples, task, model.tying, ranks, dtype)
+        model.holder.check()
+        return evaluation
 
 
 def open_for(restored: Restored, folder: Path) -> ShardSet:

@@ -8,12 +8,14 @@ else the fastest is taken and named in the log.
 
 from adaptive_ft_kernels import reference
 from adaptive_ft_kernels.dispatch import path_on, use_path
+from adaptive_ft_kernels.draws import Draws
 from adaptive_ft_kernels.gated_linear import gated_linear
 from adaptive_ft_kernels.gated_mix import gated_mix
 from adaptive_ft_kernels.gated_norm import gated_layer_norm
 from adaptive_ft_kernels.plan import FaultyGates, GatePlan, plan_gates
 
 __all__ = [
+    "Draws",
     "FaultyGates",
     "GatePlan",
     "gated_layer_norm",

@@ -8,6 +8,8 @@ the fastest that runs.
 
 import logging
 import os
+from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -18,12 +20,23 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-Path = Literal["triton", "torch", "reference"]
+PathName = Literal["triton", "torch", "reference"]
 Demand = Literal["auto", "triton", "torch", "reference"]
 VARIABLE = "ADAPTIVE_FT_KERNELS"
 
+
+@dataclass(frozen=True)
+class Code:
+    """The modules behind the operators: partition(), and forward() and gradients of linear, norm and mix."""
+
+    partition: ModuleType
+    linear: ModuleType
+    norm: ModuleType
+    mix: ModuleType
+
+
 _demanded: list[Demand] = []
-_chosen: dict[str, Path] = {}
+_chosen: dict[str, PathName] = {}
 
 
 def use_path(demand: Demand) -> None:
@@ -35,19 +48,7 @@ def use_path(demand: Demand) -> None:
     _chosen.clear()
 
 
-def path_for(tensor: Tensor) -> Path:
-    """The path for operations on this tensor: decided at the first call for a kind of device.
-
-    Raises ValueError when Triton is demanded and cannot run there.
-    """
-    path = path_on(tensor.device.type)
-    # Float64 is for checks: Triton's matrix kernels compute in 16 and 32 bits.
-    if path == "triton" and (tensor.dtype == torch.float64 or tensor.numel() == 0):
-        return "torch"
-    return path
-
-
-def path_on(kind: str) -> Path:
+def path_on(kind: str) -> PathName:
     """The path on a kind of device ("cpu", "cuda"); the first call for it says in the log what is taken and why.
 
     Raises ValueError when Triton is demanded and cannot run there.
@@ -59,17 +60,23 @@ def path_on(kind: str) -> Path:
     return _chosen[kind]
 
 
-def code_for(tensor: Tensor, operation: str) -> ModuleType:
-    """The module "partition", "linear", "norm" or "mix" that computes on this tensor.
+def code_for(tensor: Tensor) -> Code:
+    """The code that computes on this tensor; the reference path, which has no operators, partitions as torch does."""
+    is_triton = path_on(tensor.device.type) == "triton"
+    # Float64 is for checks: Triton's matrix kernels compute in 16 and 32 bits.
+    if is_triton and tensor.dtype != torch.float64 and tensor.numel():
+        return _code("triton_path")
+    return _code("torch_path")
 
-    Imported when first wanted: Triton may be absent where nothing runs on it. The reference path has the partition
-    of the torch path.
-    """
-    room = "triton_path" if path_for(tensor) == "triton" else "torch_path"
-    return import_module(f"adaptive_ft_kernels.{room}.{operation}")
+
+@cache
+def _code(package: str) -> Code:
+    """Imported when first wanted: Triton may be absent where nothing runs on it."""
+    names = [field.name for field in fields(Code)]
+    return Code(**{name: import_module(f"adaptive_ft_kernels.{package}.{name}") for name in names})
 
 
-def _decide(kind: str) -> tuple[Path, str]:
+def _decide(kind: str) -> tuple[PathName, str]:
     """The path on a kind of device, and why."""
     demand = _demanded[0] if _demanded else _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
     missing = _missing_for_triton(kind)
@@ -88,6 +95,8 @@ def _missing_for_triton(kind: str) -> str:
     """Why Triton's kernels cannot run on a kind of device; empty where they can."""
     if find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
+    if kind == "cuda" and torch.version.hip:
+        return "their tiles are cut for NVIDIA's devices"
     if kind == "cuda":
         major, minor = torch.cuda.get_device_capability()
         return "" if major >= 8 else f"they need compute capability 8.0 or newer, this device has {major}.{minor}"

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adaptive_ft_kernels import reference
-from adaptive_ft_kernels.dispatch import code_for, path_for
+from adaptive_ft_kernels.dispatch import code_for, path_on
+from adaptive_ft_kernels.layout import contiguous, rows_of
 from adaptive_ft_kernels.operators import operator
 from adaptive_ft_kernels.plan import GatePlan, plan_gates
 
@@ -41,8 +42,9 @@ def gated_linear(
     and never get one. Raises ValueError for shapes that do not fit and, on a CPU, for gates other than 0 and 1.
     """
     plan = plan_gates(gates_BC) if plan is None else plan
-    _check_shapes(x, gates_BC, weight_NK, bias_N, delta_bias_N, plan)
-    if path_for(x) == "reference":
+    _check_shapes(x, gates_BC, weight_NK, bias_N, delta_weight_NK, delta_bias_N)
+    plan.fits(*gates_BC.shape)
+    if path_on(x.device.type) == "reference":
         return reference.gated_linear(x, gates_BC, weight_NK, bias_N, delta_weight_NK, delta_bias_N)
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
@@ -51,7 +53,7 @@ def gated_linear(
         raise ValueError(f"x is {x.dtype} but the weight is {weight_NK.dtype}; cast one or use torch.autocast")
     # The weights follow the dtype of x inside: a delta must reach the sum weight + delta in full precision.
     y_BSN = _GatedLinear.apply(
-        x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1),
+        rows_of(x),
         *(gates_BC, weight_NK, bias_N, delta_weight_NK, delta_bias_N),
         *(plan.order_CB, plan.num_frozen_C, plan.sampled_CM),
     )
@@ -63,8 +65,8 @@ def _check_shapes(
     gates_BC: Tensor,
     weight_NK: Tensor,
     bias_N: Tensor | None,
+    delta_weight_NK: Tensor,
     delta_bias_N: Tensor | None,
-    plan: GatePlan,
 ) -> None:
     num_outputs, num_inputs = weight_NK.shape
     num_samples, num_components = gates_BC.shape
@@ -76,7 +78,13 @@ def _check_shapes(
         raise ValueError(f"{num_outputs} output columns cannot be split evenly over {num_components} components")
     if (bias_N is None) != (delta_bias_N is None):
         raise ValueError("bias and delta_bias go together: give both or neither")
-    plan.fits(num_samples, num_components)
+    for name, value, shape in (
+        ("delta_weight", delta_weight_NK, weight_NK.shape),
+        ("bias", bias_N, weight_NK.shape[:1]),
+        ("delta_bias", delta_bias_N, weight_NK.shape[:1]),
+    ):
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)} like the weight, got {list(value.shape)}")
 
 
 def _fake_forward(x_BSK: Tensor, weight_NK: Tensor, *_: Any) -> Tensor:
@@ -93,8 +101,8 @@ def _forward(
     order_CB: Tensor,
     num_frozen_C: Tensor,
 ) -> Tensor:
-    return code_for(x_BSK, "linear").forward(
-        x_BSK.contiguous(), weight_NK, bias_N, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C
+    return code_for(x_BSK).linear.forward(
+        *contiguous(x_BSK, weight_NK, bias_N, delta_weight_NK, delta_bias_N, order_CB, num_frozen_C)
     )
 
 
@@ -134,9 +142,10 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gates, delta and delta bias; empty tensors where `wanted` (x, gates, deltas) says no."""
     wants_x, wants_gates, wants_delta = wanted
-    code = code_for(grad_BSN, "linear")
-    grad_BSN = grad_BSN.contiguous()
-    x_BSK = None if x_BSK is None else x_BSK.contiguous()
+    code = code_for(grad_BSN).linear
+    grad_BSN, x_BSK, weight_NK, delta_weight_NK, delta_bias_N = contiguous(
+        grad_BSN, x_BSK, weight_NK, delta_weight_NK, delta_bias_N
+    )
     of_x, of_gates, of_delta, of_delta_bias = (grad_BSN.new_empty(0) for _ in range(4))
     with torch.autocast(grad_BSN.device.type, enabled=False):  # the forward has chosen the dtypes
         if wants_x:

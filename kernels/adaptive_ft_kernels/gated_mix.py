@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adaptive_ft_kernels import reference
-from adaptive_ft_kernels.dispatch import code_for, path_for
+from adaptive_ft_kernels.dispatch import code_for, path_on
+from adaptive_ft_kernels.layout import contiguous, rows_of
 from adaptive_ft_kernels.operators import operator
 
 
@@ -28,9 +29,9 @@ def gated_mix(tuned: Tensor, frozen: Tensor, gates: Tensor) -> Tensor:
     """
     _check(tuned, frozen, gates)
     gates_BC = gates.unsqueeze(1) if gates.dim() == 1 else gates
-    if path_for(tuned) == "reference":
+    if path_on(tuned.device.type) == "reference":
         return reference.gated_mix(tuned, frozen, gates_BC)
-    return _GatedMix.apply(_rows(tuned), _rows(frozen), gates_BC).view(tuned.shape)
+    return _GatedMix.apply(rows_of(tuned), rows_of(frozen), gates_BC).view(tuned.shape)
 
 
 def _check(tuned: Tensor, frozen: Tensor, gates: Tensor) -> None:
@@ -48,18 +49,13 @@ def _check(tuned: Tensor, frozen: Tensor, gates: Tensor) -> None:
         raise ValueError(f"{tuned.shape[-1]} features cannot be split evenly over {num_components} components")
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[B, S, N], the axes between merged."""
-    return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
-
-
 def _fake_forward(tuned_BSN: Tensor, frozen_BSN: Tensor, gates_BC: Tensor) -> Tensor:
     return tuned_BSN.new_empty(tuned_BSN.shape)
 
 
 @operator("gated_mix", _fake_forward)
 def _forward(tuned_BSN: Tensor, frozen_BSN: Tensor, gates_BC: Tensor) -> Tensor:
-    return code_for(tuned_BSN, "mix").forward(tuned_BSN.contiguous(), frozen_BSN.contiguous(), gates_BC.contiguous())
+    return code_for(tuned_BSN).mix.forward(*contiguous(tuned_BSN, frozen_BSN, gates_BC))
 
 
 def _fake_backward(
@@ -74,9 +70,7 @@ def _backward(
     grad_BSN: Tensor, tuned_BSN: Tensor, frozen_BSN: Tensor, gates_BC: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of tuned, frozen and gates (in float32 or wider)."""
-    return code_for(tuned_BSN, "mix").backward(
-        *(grad_BSN.contiguous(), tuned_BSN.contiguous(), frozen_BSN.contiguous(), gates_BC.contiguous())
-    )
+    return code_for(tuned_BSN).mix.backward(*contiguous(grad_BSN, tuned_BSN, frozen_BSN, gates_BC))
 
 
 class _GatedMix(torch.autograd.Function):

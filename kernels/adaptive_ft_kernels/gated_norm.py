@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adaptive_ft_kernels import reference
-from adaptive_ft_kernels.dispatch import code_for, path_for
+from adaptive_ft_kernels.dispatch import code_for, path_on
+from adaptive_ft_kernels.layout import contiguous, rows_of
 from adaptive_ft_kernels.operators import operator
 from adaptive_ft_kernels.plan import GatePlan, plan_gates
 
@@ -39,33 +40,33 @@ def gated_layer_norm(
     gates other than 0 and 1.
     """
     plan = plan_gates(gates_B1) if plan is None else plan
-    _check_shapes(x, residual, gates_B1, weight_D, plan)
-    if path_for(x) == "reference":
+    _check_shapes(x, residual, gates_B1, weight_D, (bias_D, delta_weight_D, delta_bias_D))
+    plan.fits(*gates_B1.shape)
+    if path_on(x.device.type) == "reference":
         x = x if residual is None else x + residual
         return reference.gated_layer_norm(x, gates_B1, weight_D, bias_D, delta_weight_D, delta_bias_D, eps)
     dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
     if x.is_cuda and torch.is_autocast_enabled("cuda"):
         dtype = torch.promote_types(dtype, torch.float32)  # as autocast does for F.layer_norm, but not on a CPU
     y_BSD = _GatedLayerNorm.apply(
-        *(_rows(x), None if residual is None else _rows(residual)),
+        *(rows_of(x), None if residual is None else rows_of(residual)),
         *(gates_B1, weight_D, bias_D, delta_weight_D, delta_bias_D, eps, dtype),
     )
     return y_BSD.view(x.shape)
 
 
-def _check_shapes(x: Tensor, residual: Tensor | None, gates_B1: Tensor, weight_D: Tensor, plan: GatePlan) -> None:
+def _check_shapes(
+    x: Tensor, residual: Tensor | None, gates_B1: Tensor, weight_D: Tensor, others: tuple[Tensor, ...]
+) -> None:
     if x.dim() < 2 or x.shape[-1:] != weight_D.shape:
         raise ValueError(f"x must be [samples, ..., {weight_D.shape[0]}], got {list(x.shape)}")
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"the residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
     if gates_B1.shape != (x.shape[0], 1):
         raise ValueError(f"x holds {x.shape[0]} samples and needs one gate each, got gates {list(gates_B1.shape)}")
-    plan.fits(x.shape[0], 1)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[B, S, D], the axes between merged."""
-    return x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
+    for name, value in zip(("bias", "delta_weight", "delta_bias"), others, strict=True):
+        if value.shape != weight_D.shape:
+            raise ValueError(f"{name} must be {list(weight_D.shape)} like the weight, got {list(value.shape)}")
 
 
 def _fake_forward(x_BSD: Tensor, residual_BSD: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -92,10 +93,8 @@ def _forward(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y in `dtype`, x + residual (empty without a residual), mean and 1 / deviation of every row."""
-    y_BSD, sum_BSD, mean_BS, rstd_BS = code_for(x_BSD, "norm").forward(
-        x_BSD.contiguous(),
-        None if residual_BSD is None else residual_BSD.contiguous(),
-        *(gates_B1, weight_D, bias_D, delta_weight_D, delta_bias_D, eps, dtype),
+    y_BSD, sum_BSD, mean_BS, rstd_BS = code_for(x_BSD).norm.forward(
+        *contiguous(x_BSD, residual_BSD, gates_B1, weight_D, bias_D, delta_weight_D, delta_bias_D), eps, dtype
     )
     return y_BSD, x_BSD.new_empty(0) if sum_BSD is None else sum_BSD, mean_BS, rstd_BS
 
@@ -127,9 +126,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x + residual, of the gates (float32 or wider), of delta_weight and delta_bias."""
     with torch.autocast(grad_BSD.device.type, enabled=False):  # the forward has chosen the dtypes
-        return code_for(sum_BSD, "norm").backward(
-            *(grad_BSD.contiguous(), sum_BSD.contiguous(), mean_BS, rstd_BS),
-            *(gates_B1, weight_D, delta_weight_D, delta_bias_D),
+        return code_for(sum_BSD).norm.backward(
+            *contiguous(grad_BSD, sum_BSD, mean_BS, rstd_BS, gates_B1, weight_D, delta_weight_D, delta_bias_D)
         )
 
 

@@ -5,13 +5,12 @@ backward. It stays on the device: nothing here waits for it. Shape suffixes: B s
 whose gate gradient is evaluated.
 """
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from adaptive_ft_kernels.dispatch import code_for
+from adaptive_ft_kernels.draws import Draws
 
 
 class FaultyGates(ValueError):
@@ -54,40 +53,34 @@ class GatePlan:
             )
 
 
-def plan_gates(
-    gates_BC: Tensor, *, gate_grad_fraction: float = 1.0, generator: torch.Generator | None = None
-) -> GatePlan:
+def plan_gates(gates_BC: Tensor, *, gate_grad_fraction: float = 1.0, draws: Draws | None = None) -> GatePlan:
     """Partitions a batch of gates [B, C] of any dtype.
 
     gate_grad_fraction: the share r of samples whose gate gradient is evaluated. Each column gets M = ceil(r B)
-    samples of its own, drawn without replacement with `generator` (on the device of the gates), and what they
-    receive is multiplied by B / M, so that the gradient stays unbiased. On a CPU this takes about 0.3 ms for 256
-    samples and 425 columns.
+    samples of its own from `draws`, without replacement, and what they receive is multiplied by B / M, so that the
+    gradient stays unbiased. On a CPU this takes about 0.3 ms for 256 samples and 425 columns.
 
     Raises FaultyGates, a ValueError, for gates other than 0 and 1 on a CPU; on a GPU that would have to wait for
-    the device, so it counts them in `num_faulty`. Raises ValueError for gates that are no table and for a
-    fraction outside (0, 1].
+    the device, so it counts them in `num_faulty`. Raises ValueError for gates that are no table, for a fraction
+    outside (0, 1], and for one below 1 without draws.
     """
     if gates_BC.dim() != 2:
         raise ValueError(f"gates must have shape [samples, components], got {list(gates_BC.shape)}")
     if not 0 < gate_grad_fraction <= 1:
         raise ValueError(f"gate_grad_fraction is {gate_grad_fraction}; it lies above 0 and is at most 1")
     gates_BC = gates_BC.detach()
-    order_CB, num_frozen_C, num_faulty = code_for(gates_BC, "partition").partition(gates_BC)
-    if not gates_BC.is_cuda and num_faulty:
+    order_CB, num_frozen_C, num_faulty = code_for(gates_BC).partition.partition(gates_BC)
+    if gates_BC.device.type == "cpu" and num_faulty:
         _refuse(gates_BC)
-    # A view and not the same object: torch.compile refuses one tensor as two arguments of an autograd function.
-    all_CB = order_CB.view(order_CB.shape)
-    sampled_CM = all_CB if gate_grad_fraction == 1 else _draw(gates_BC, gate_grad_fraction, generator)
-    return GatePlan(gates_BC.shape[0], order_CB, num_frozen_C, sampled_CM, num_faulty)
-
-
-def _draw(gates_BC: Tensor, fraction: float, generator: torch.Generator | None) -> Tensor:
-    """M of B samples for each column, int32 [C, M] in rising order."""
     batch, num_components = gates_BC.shape
-    num_sampled = math.ceil(fraction * batch)
-    keys_CB = torch.rand(num_components, batch, device=gates_BC.device, generator=generator)
-    return keys_CB.argsort(dim=1)[:, :num_sampled].sort(dim=1).values.to(torch.int32)
+    if gate_grad_fraction == 1:
+        # A view and not the same object: torch.compile refuses one tensor as two arguments of an autograd function.
+        sampled_CM = order_CB.view(order_CB.shape)
+    elif draws is None:
+        raise ValueError(f"gate_grad_fraction is {gate_grad_fraction}: give the draws it samples with")
+    else:
+        sampled_CM = draws.samples(batch, num_components, gate_grad_fraction, gates_BC.device)
+    return GatePlan(batch, order_CB, num_frozen_C, sampled_CM, num_faulty)
 
 
 def _refuse(gates_BC: Tensor) -> None:

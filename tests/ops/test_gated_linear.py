@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adaptive_ft_kernels import gated_linear, plan_gates, reference
+from adaptive_ft_kernels import Draws, gated_linear, plan_gates, reference
 from tests.ops.linear_cases import GATES, Inputs, draw, relative_error, run
 
 
@@ -170,7 +170,7 @@ def test_a_share_of_the_gate_gradients_is_that_of_the_sampled_samples_rescaled(n
     inputs = draw(GATES["random"](8, num_components))
     grad = torch.randn(8, 5, num_components * 4, dtype=torch.float64)
     whole = run(gated_linear, inputs, grad)
-    plan = plan_gates(inputs.gates, gate_grad_fraction=0.25)
+    plan = plan_gates(inputs.gates, gate_grad_fraction=0.25, draws=Draws())
     part = run(functools.partial(gated_linear, plan=plan), inputs, grad)
     sampled = torch.zeros(num_components, 8, dtype=torch.float64).scatter_(1, plan.sampled_CM.long(), 4.0).T
     assert relative_error(part.pop("gates"), whole.pop("gates") * sampled) <= 1e-12
@@ -188,6 +188,10 @@ def test_refuses_shapes_that_do_not_fit() -> None:
         gated_linear(x, torch.zeros(3, 3), *parameters)
     with pytest.raises(ValueError, match="plan covers 3 samples and 1 components, the gates 3 and 2"):
         gated_linear(x, gates, *parameters, plan=plan_gates(torch.zeros(3, 1)))
+    with pytest.raises(ValueError, match=r"delta_weight must be \[8, 6\] like the weight, got \[2, 6\]"):
+        gated_linear(x, gates, weight, bias, delta_weight[:2], delta_bias)
+    with pytest.raises(ValueError, match=r"delta_bias must be \[8\] like the weight, got \[1\]"):
+        gated_linear(x, gates, weight, bias, delta_weight, delta_bias[:1])
     with pytest.raises(ValueError, match="both or neither"):
         gated_linear(x, gates, weight, bias, delta_weight, None)
     with pytest.raises(ValueError, match=r"x is torch\.float32 but the weight is torch\.float64"):

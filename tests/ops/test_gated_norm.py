@@ -202,6 +202,8 @@ def test_refuses_shapes_that_do_not_fit() -> None:
         gated_layer_norm(x[..., :4], gates, *parameters, EPS)
     with pytest.raises(ValueError, match=r"holds 2 samples .* got gates \[3, 1\]"):
         gated_layer_norm(x[:2], gates, *parameters, EPS)
+    with pytest.raises(ValueError, match=r"delta_bias must be \[6\] like the weight, got \[1\]"):
+        gated_layer_norm(x, gates, *parameters[:3], parameters[3][:1], EPS)
     with pytest.raises(ValueError, match="the plan covers 4 samples"):
         gated_layer_norm(x, gates, *parameters, EPS, plan=plan_gates(torch.zeros(4, 1)))
     with pytest.raises(ValueError, match=r"residual must have the shape of x, \[3, 5, 6\], got \[3, 1, 6\]"):
