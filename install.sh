@@ -27,8 +27,8 @@ else
   $pip "$torch"
 fi
 constraints=constraints.txt
-if "$venv/bin/python" -c 'import triton' 2>/dev/null; then
-  # The CUDA build of torch brings the Triton it was built for; our pin is for the builds that bring none.
+if "$venv/bin/python" -c 'import sys, importlib.metadata as m; sys.exit(all("triton" not in r for r in m.requires("torch")))'; then
+  # This build of torch (CUDA) demands the Triton it was built for; our pin is for the builds that demand none.
   constraints=$venv/constraints.txt
   grep -v '^triton==' constraints.txt >"$constraints"
 fi

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from adaptive_ft_kernels import gated_linear, plan_gates, reference
+from adaptive_ft_kernels import Draws, gated_linear, plan_gates, reference
 from measuring import DEVICE, DTYPE, ON_GPU, Cell, measure
 
 SAMPLES, ROWS = (64, 56) if ON_GPU else (16, 36)
@@ -68,7 +68,7 @@ class Operands:
         if column == BOTH:
             return lambda: reference.gated_linear(*gated)
         if column in (OURS, QUARTER):
-            plan = plan_gates(self.gates, gate_grad_fraction=0.25 if column == QUARTER else 1.0)
+            plan = plan_gates(self.gates, gate_grad_fraction=0.25 if column == QUARTER else 1.0, draws=Draws())
             return lambda: gated_linear(*gated, plan=plan)
         return lambda: F.linear(self.x, self.weight, self.bias)
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,13 +22,25 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     }
 
 
+@pytest.fixture(scope="session")
+def stream() -> torch.cuda.Stream | None:
+    """The one stream of all benchmarks: memory that one stream has freed is not reused by another."""
+    return torch.cuda.Stream() if ON_GPU else None
+
+
 @pytest.fixture(autouse=True)
-def same_start() -> Iterator[None]:
+def same_start(stream: torch.cuda.Stream | None) -> Iterator[None]:
     """Every benchmark starts from one seed, on a stream that can be captured."""
     torch.manual_seed(0)
-    # A backward pass runs on the stream of its forward, and the default one cannot be captured in a graph.
-    with torch.cuda.stream(torch.cuda.Stream()) if ON_GPU else nullcontext():
+    if stream is None:
         yield
+        return
+    # What wider fixtures build and free, they do on the default stream; so each waits for the other.
+    stream.wait_stream(torch.cuda.current_stream())
+    # A backward pass runs on the stream of its forward, and the default one cannot be captured in a graph.
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def _version(name: str) -> str | None:

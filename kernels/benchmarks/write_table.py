@@ -14,6 +14,18 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+# What a row of memory is called -> where its number stands in extra_info.
+MEMORY = {"work space": "work_space_mib", "peak memory of the process": "process_peak_mib"}
+# What the names of rows and columns leave unsaid.
+COMPARED = (
+    "*ordinary*: the same layer or model without gates, all of whose weights train. *two branches*: both branches "
+    "computed in full and mixed by the gates; in LXMERT with the mirror policy besides, a second backbone, as in the "
+    "method's first code, where *adaptive* has the light policy: that table compares whole ways of fine-tuning, not "
+    "the layers alone. The encoder of VL-BERT's size has random gates and no policy. *training step*: forward and "
+    "backward; the optimizer's step is left out. *peak memory of the process*: of one such step and its model in a "
+    "fresh process, on a CPU without what the libraries take. *work space*: what one call allocates beyond what was "
+    "there before."
+)
 
 
 def document(report: Record) -> str:
@@ -59,6 +71,8 @@ def _heading(report: Record) -> str:
             f"{ours['dtype']}, {ours['path']} path, {measured}. In parentheses the ratio to the first column.",
             "Made by `make bench` (kernels/benchmarks): random data, fixed seeds.",
             "",
+            COMPARED,
+            "",
         ]
     )
 
@@ -68,18 +82,25 @@ def _is_model(records: list[Record]) -> bool:
 
 
 def _section(title: str, records: list[Record]) -> str:
-    """A table of times and, where it was measured, of peak memory."""
-    rows = _rows(records, _milliseconds, _with_rate)
-    memory = _rows([record for record in records if _memory(record)], _memory, lambda _, mib: f"{mib:,.0f} MiB")
-    kinds = {"time": rows, "peak memory": memory}
+    """A table of times and, where they were measured, of the two kinds of memory."""
+    kinds = {"time": _rows(records, _milliseconds, _with_rate)}
+    kinds |= {label: _memory_rows(records, key) for label, key in MEMORY.items()}
+    several = sum(map(bool, kinds.values())) > 1
     lines = [f"## {title}", ""]
     columns = list(dict.fromkeys(record["extra_info"]["column"] for record in records))
     lines += [_line(["", *columns]), _line(["---", *["---:"] * len(columns)])]
     for kind, found in kinds.items():
         for name, cells in found.items():
-            label = f"{name}, {kind}" if memory else name
+            label = f"{name}, {kind}" if several else name
             lines.append(_line([label, *(cells.get(column, "–") for column in columns)]))
+    reasons = dict.fromkeys(filter(None, (record["extra_info"].get("not_captured") for record in records)))
+    lines += [f"\n\\* not captured: {reason}" for reason in reasons]
     return "\n".join([*lines, ""])
+
+
+def _memory_rows(records: list[Record], key: str) -> dict[str, dict[str, str]]:
+    measured = [record for record in records if key in record["extra_info"]]
+    return _rows(measured, lambda record: float(record["extra_info"][key]), lambda _, mib: f"{mib:,.0f} MiB")
 
 
 def _rows(
@@ -93,7 +114,7 @@ def _rows(
         value = value_of(record)
         text = spell(record, value)
         # Where a rate is told, columns are different work: a ratio of times would say nothing.
-        if row in first and record["extra_info"]["amount"] is None:
+        if first.get(row) and record["extra_info"]["amount"] is None:
             text += f" ({value / first[row]:.2f})"
         first.setdefault(row, value)
         rows.setdefault(row, {})[column] = text
@@ -104,13 +125,9 @@ def _milliseconds(record: Record) -> float:
     return float(record["extra_info"].get("device_ms", record["stats"]["min"] * 1e3))
 
 
-def _memory(record: Record) -> float:
-    return float(record["extra_info"].get("peak_mib", 0))
-
-
 def _with_rate(record: Record, milliseconds: float) -> str:
     extra = record["extra_info"]
-    mark = "" if extra.get("captured", True) else "*"
+    mark = "*" if "not_captured" in extra else ""
     text = f"{milliseconds / 1e3:.2f} s" if milliseconds >= 1000 else f"{_three_digits(milliseconds)} ms"
     rate = "" if extra["amount"] is None else f", {extra['amount'] / milliseconds * 1e3:,.0f} {extra['unit']}/s"
     return f"{text}{mark}{rate}"

@@ -68,13 +68,29 @@ def test_models_come_first_with_their_memory(write_table: ModuleType) -> None:
     text = write_table.document(
         report(
             record("product", "half tuned", "dense", 0.010),
-            record("model", "step", "ordinary", 1.5, peak_mib=2000),
-            record("model", "step", "ours", 1.2, peak_mib=3000),
+            record("model", "step", "ordinary", 1.5, process_peak_mib=2000),
+            record("model", "step", "ours", 1.2, process_peak_mib=3000),
         )
     )
     assert text.index("## model") < text.index("## product")
     assert "| step, time | 1.50 s | 1.20 s (0.80) |" in text
-    assert "| step, peak memory | 2,000 MiB | 3,000 MiB (1.50) |" in text
+    assert "| step, peak memory of the process | 2,000 MiB | 3,000 MiB (1.50) |" in text
+
+
+def test_work_space_and_memory_of_the_process_are_two_rows(write_table: ModuleType) -> None:
+    text = write_table.document(report(record("model", "step", "ours", 1.2, work_space_mib=0, process_peak_mib=3000)))
+    assert "| step, work space | 0 MiB |" in text
+    assert "| step, peak memory of the process | 3,000 MiB |" in text
+
+
+def test_no_ratio_to_nothing(write_table: ModuleType) -> None:
+    text = write_table.document(
+        report(
+            record("product", "row", "dense", 1.0, work_space_mib=0),
+            record("product", "row", "ours", 1.0, work_space_mib=7),
+        )
+    )
+    assert "| row, work space | 0 MiB | 7 MiB |" in text
 
 
 def test_a_rate_takes_the_place_of_the_ratio(write_table: ModuleType) -> None:
@@ -89,11 +105,13 @@ def test_a_rate_takes_the_place_of_the_ratio(write_table: ModuleType) -> None:
 
 def test_on_a_gpu_the_device_time_counts(write_table: ModuleType) -> None:
     made = report(
-        record("product", "half tuned", "dense", 9.0, device_ms=0.02, captured=True),
-        record("product", "half tuned", "ours", 9.0, device_ms=0.03, captured=False),
+        record("product", "half tuned", "dense", 9.0, device_ms=0.02),
+        record("product", "half tuned", "ours", 9.0, device_ms=0.03, not_captured="it waits"),
         gpu="NVIDIA H100",
     )
-    assert "| half tuned | 0.02 ms | 0.03 ms* (1.50) |" in write_table.document(made)
+    text = write_table.document(made)
+    assert "| half tuned | 0.02 ms | 0.03 ms* (1.50) |" in text
+    assert text.count("\\* not captured: it waits") == 1
     assert write_table.file_name(made) == "2031-02-03-nvidia-h100.md"
 
 
@@ -104,6 +122,8 @@ def test_the_heading_says_what_ran_where(write_table: ModuleType, dirty: bool) -
     assert "Commit 0123456" in text
     assert ("with local changes" in text) == dirty
     assert "run at 04:05 UTC. Python 3.11.7, torch 2.13.0, triton absent." in text
+    assert "mirror policy" in text
+    assert "the optimizer's step is left out" in text
     assert "float32, torch path, best wall time of some rounds, 1 of 2 cores" in text
 
 

@@ -10,9 +10,8 @@ from torch import Tensor
 def forward(tuned_BSN: Tensor, frozen_BSN: Tensor, gates_BC: Tensor) -> Tensor:
     """frozen + g (tuned - frozen), [B, S, N] in the dtype of the inputs."""
     tuned, frozen, gates = _by_component(tuned_BSN, frozen_BSN, gates_BC)
-    # A gate of 0 or 1 gives its branch, whatever stands in the other, infinity too.
-    mixed = torch.where(gates == 0, frozen, torch.where(gates == 1, tuned, torch.lerp(frozen, tuned, gates)))
-    return mixed.flatten(2).to(tuned_BSN.dtype)
+    # lerp starts from the nearer end, so that gates of 0 and 1 give that end exactly.
+    return torch.lerp(frozen, tuned, gates).flatten(2).to(tuned_BSN.dtype)
 
 
 def backward(
