@@ -21,8 +21,8 @@ def gated_mix(tuned: Tensor, frozen: Tensor, gates: Tensor) -> Tensor:
     """y[b, c] = frozen[b, c] + g[b, c] (tuned[b, c] - frozen[b, c]), g any numbers, soft gates included.
 
     `tuned` and `frozen` are [B, ..., N] of one dtype, which the result has, too; it is computed in float32 or wider
-    and rounded once, and a gate of 0 or 1 gives its branch bit for bit where the other one is finite. `gates` is [B, C], component c owning the
-    c-th of C equal blocks of the last axis, or [B] for one gate per sample.
+    and rounded once, and a gate of 0 or 1 gives its branch bit for bit where the other one is finite. `gates` is
+    [B, C], component c owning the c-th of C equal blocks of the last axis, or [B] for one gate per sample.
 
     Gradients: tuned (g dy), frozen ((1 - g) dy), gates (<dy[b, c], tuned[b, c] - frozen[b, c]>). Raises ValueError
     for shapes and dtypes that do not fit.
