@@ -2,8 +2,8 @@
 
 The tuned samples stand at the end of each component's order, so their rows follow each other without gaps and
 only the last step is padded. As few output tiles would leave a GPU idle, the rows are split over several programs,
-whose partial sums are added in a fixed order: no atomics, equal bits in every run. Shape suffixes: B samples, S rows
-per sample, R = B * S rows, C components, N outputs, K inputs.
+whose partial sums are added in a fixed order: no atomics, equal bits in every run. All tensors are contiguous. Shape
+suffixes: B samples, S rows per sample, R = B * S rows, C components, N outputs, K inputs.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,12 @@ from torch import Tensor
 from adaptive_ft_kernels.triton_path.rows import row_addresses
 from adaptive_ft_kernels.triton_path.tiles import (
     CAPABILITIES,
+    RAGGED,
     TYPE_NAMES,
     CompiledForm,
     Tile,
-    capability,
+    capability_of,
+    copied_whole,
     dot_precision,
     launching_on,
 )
@@ -31,7 +33,8 @@ PROGRAMS = 260
 ROWS_PER_SPLIT = 512
 
 
-@triton.jit(do_not_specialize=["batch", "rows_per_sample"])
+# Neither the batch nor the place of a layer's columns in the plan of a step shall compile another form.
+@triton.jit(do_not_specialize=["order_CB", "num_frozen_C", "batch", "rows_per_sample"])
 def _delta_gradient_kernel(
     grad,  # [rows, num_outputs]
     x,  # [rows, num_inputs]
@@ -41,11 +44,9 @@ def _delta_gradient_kernel(
     of_bias,  # [splits, num_outputs]
     batch,
     rows_per_sample,
-    outputs,
+    outputs,  # of one component
     num_outputs,
     num_inputs,
-    grad_stride,
-    x_stride,
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -65,7 +66,7 @@ def _delta_gradient_kernel(
     start = first + split * share
     stop = tl.minimum(start + share, end)
     if input_tile == input_tiles:  # one program more per row of tiles sums the columns: the products stay lean
-        sums = _column_sums(grad + column, valid, order, start, stop, rows_per_sample, grad_stride, OUTPUTS, ROWS)
+        sums = _column_sums(grad + column, valid, order, start, stop, rows_per_sample, num_outputs, OUTPUTS, ROWS)
         tl.store(of_bias + split * num_outputs + column, sums.to(of_bias.dtype.element_ty), mask=valid)
     else:
         i = input_tile * INPUTS + tl.arange(0, INPUTS)
@@ -80,8 +81,8 @@ def _delta_gradient_kernel(
             # Rows past the end repeat one of the last tuned sample; a gradient of zero takes them out.
             row = (tl.load(order + tl.minimum(place, batch - 1)) * rows_per_sample + s).to(tl.int64)
             inside = r + tl.arange(0, ROWS) < end
-            grad_tile = tl.load(grad_ptr + row[None, :] * grad_stride, mask=valid[:, None] & inside[None, :], other=0.0)
-            x_tile = tl.load(x_ptr + row[:, None] * x_stride, mask=(i < num_inputs)[None, :], other=0.0)
+            grad_tile = tl.load(grad_ptr + row[None, :] * num_outputs, mask=valid[:, None] & inside[None, :], other=0.0)
+            x_tile = tl.load(x_ptr + row[:, None] * num_inputs, mask=(i < num_inputs)[None, :], other=0.0)
             acc = tl.dot(grad_tile, x_tile, acc, input_precision=PRECISION)
             s += ROWS % rows_per_sample
             carry = s >= rows_per_sample
@@ -94,7 +95,7 @@ def _delta_gradient_kernel(
 
 @triton.jit
 def _column_sums(
-    columns, valid, order, start, stop, rows_per_sample, stride, OUTPUTS: tl.constexpr, ROWS: tl.constexpr
+    columns, valid, order, start, stop, rows_per_sample, num_outputs, OUTPUTS: tl.constexpr, ROWS: tl.constexpr
 ):
     """Sums of these columns over the rows start:stop in grouped order."""
     sums = tl.zeros((OUTPUTS, ROWS), tl.float32)
@@ -102,22 +103,24 @@ def _column_sums(
         position = r + tl.arange(0, ROWS)
         row = row_addresses(order, tl.minimum(position, stop - 1), rows_per_sample)
         inside = valid[:, None] & (position < stop)[None, :]
-        sums += tl.load(columns[:, None] + row[None, :] * stride, mask=inside, other=0.0).to(tl.float32)
+        sums += tl.load(columns[:, None] + row[None, :] * num_outputs, mask=inside, other=0.0).to(tl.float32)
     return tl.sum(sums, axis=1)
 
 
-def delta_tile(outputs: int, dtype: torch.dtype, generation: int) -> Tile:
-    """The tile for components of `outputs` columns: outputs x inputs (`inner`), in steps of `rows`.
+def delta_tile(outputs: int, dtype: torch.dtype, even: bool, capability: int) -> Tile:
+    """The tile for components of `outputs` columns: m outputs x n inputs, in steps of k rows.
 
     The rows are gathered, and the order they follow is copied a stage ahead of them: 5 stages keep 3 tiles of
     rows in flight on an H100.
     """
+    if not even:
+        return RAGGED
     if dtype == torch.float32:
-        return Tile(64, rows=32, inner=64, num_warps=8, num_stages=3)
-    if generation >= 90:
-        wide, narrow = Tile(128, 64, 128, num_warps=8, num_stages=5), Tile(64, 64, 256, num_warps=8, num_stages=4)
+        return Tile(64, 64, 32, num_warps=8, num_stages=3)
+    if capability >= 90:
+        wide, narrow = Tile(128, 128, 64, num_warps=8, num_stages=5), Tile(64, 256, 64, num_warps=8, num_stages=4)
     else:
-        wide, narrow = Tile(128, 32, 128, num_warps=8, num_stages=7), Tile(64, 32, 128, num_warps=4, num_stages=5)
+        wide, narrow = Tile(128, 128, 32, num_warps=8, num_stages=7), Tile(64, 128, 32, num_warps=4, num_stages=5)
     return wide if outputs > 64 else narrow
 
 
@@ -131,23 +134,27 @@ def delta_gradient(
 ) -> tuple[Tensor, Tensor]:
     """d delta_c = sum over the tuned samples b of dy[b, c]^T x[b], and the same of the bias; [N, K] and [N] in `dtype`.
 
-    Zeros where no sample is tuned. Sums in float32.
+    Zeros where no sample is tuned. Sums in float32. All tensors are contiguous.
     """
     components, batch = order_CB.shape
-    grad_RN, x_RK = grad_BSN.flatten(0, 1), x_BSK.flatten(0, 1)
-    (num_rows, num_outputs), num_inputs = grad_RN.shape, x_RK.shape[1]
+    rows_per_sample, num_outputs, num_inputs = *grad_BSN.shape[1:], x_BSK.shape[2]
     outputs = num_outputs // components
-    tile = delta_tile(outputs, x_RK.dtype, capability(x_RK.device))
-    output_tiles, input_tiles = triton.cdiv(outputs, tile.outputs), triton.cdiv(num_inputs, tile.inner)
-    splits = num_splits(components * output_tiles * input_tiles, num_rows // ROWS_PER_SPLIT)
+    even = copied_whole((grad_BSN, x_BSK), outputs, num_inputs)
+    tile = delta_tile(outputs, x_BSK.dtype, even, capability_of(x_BSK.device))
+    output_tiles, input_tiles = triton.cdiv(outputs, tile.m), triton.cdiv(num_inputs, tile.n)
+    splits = num_splits(components * output_tiles * input_tiles, batch * rows_per_sample // ROWS_PER_SPLIT)
     sum_dtype = dtype if splits == 1 else torch.float32
-    of_weight = x_RK.new_empty(splits, num_outputs, num_inputs, dtype=sum_dtype)
-    of_bias = x_RK.new_empty(splits, num_outputs, dtype=sum_dtype)
-    with launching_on(x_RK):
+    of_weight = x_BSK.new_empty(splits, num_outputs, num_inputs, dtype=sum_dtype)
+    of_bias = x_BSK.new_empty(splits, num_outputs, dtype=sum_dtype)
+    with launching_on(x_BSK):
         _delta_gradient_kernel[(output_tiles * (input_tiles + 1), components, splits)](
-            *(grad_RN, x_RK, order_CB, num_frozen_C, of_weight, of_bias),
-            *(batch, num_rows // batch, outputs, num_outputs, num_inputs, grad_RN.stride(0), x_RK.stride(0)),
-            **_constants(tile, dot_precision(x_RK.dtype)),
+            *(grad_BSN, x_BSK, order_CB, num_frozen_C, of_weight, of_bias),
+            batch=batch,
+            rows_per_sample=rows_per_sample,
+            outputs=outputs,
+            num_outputs=num_outputs,
+            num_inputs=num_inputs,
+            **constants_of(tile, dot_precision(x_BSK.dtype)),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
@@ -159,30 +166,35 @@ def added(partial: Tensor, dtype: torch.dtype) -> Tensor:
     return partial[0] if len(partial) == 1 else partial.sum(0).to(dtype)
 
 
-def _constants(tile: Tile, precision: str) -> dict[str, int | str]:
-    return {"OUTPUTS": tile.outputs, "INPUTS": tile.inner, "ROWS": tile.rows, "PRECISION": precision}
+def constants_of(tile: Tile, precision: str) -> dict[str, int | str]:
+    """The constexpr arguments of a kernel that sums over rows."""
+    return {"OUTPUTS": tile.m, "INPUTS": tile.n, "ROWS": tile.k, "PRECISION": precision}
 
 
 def compiled_forms() -> Iterator[CompiledForm]:
     """Every form that `delta_gradient` can launch."""
-    aligned = ("outputs", "num_outputs", "num_inputs", "grad_stride", "x_stride")
-    cases = [(torch.float32, "fp32", 64, precision) for precision in ("ieee", "tf32")]
-    for dtype in (torch.bfloat16, torch.float16):
-        cases += [(dtype, out, outputs, "ieee") for out in ("fp32", TYPE_NAMES[dtype]) for outputs in (64, 128)]
-    for (dtype, out, outputs, precision), generation in product(cases, CAPABILITIES):
-        tile = delta_tile(outputs, dtype, generation)
-        signature = dict.fromkeys(("grad", "x"), f"*{TYPE_NAMES[dtype]}")
-        signature |= dict.fromkeys(("order_CB", "num_frozen_C"), "*i32")
-        signature |= dict.fromkeys(("of_weight", "of_bias"), f"*{out}")
-        signature |= dict.fromkeys(("batch", "rows_per_sample", *aligned), "i32")
-        yield CompiledForm(
-            name=f"delta_grad-{TYPE_NAMES[dtype]}-{out}-{outputs}-{precision}",
-            kernel=_delta_gradient_kernel,
-            signature=signature,
-            constants=dict(_constants(tile, precision)),
-            capability=generation,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-            aligned=aligned,
-            tensor_cores=dtype != torch.float32,
-        )
+    cases = [(torch.float32, "fp32", precision) for precision in ("ieee", "tf32")]
+    cases += [(half, out, "ieee") for half in (torch.bfloat16, torch.float16) for out in ("fp32", TYPE_NAMES[half])]
+    for (dtype, out, precision), capability in product(cases, CAPABILITIES):
+        yield _form(dtype, out, RAGGED, precision, capability)
+        for tile in dict.fromkeys(delta_tile(outputs, dtype, True, capability) for outputs in (64, 128)):
+            yield _form(dtype, out, tile, precision, capability)
+
+
+def _form(dtype: torch.dtype, out: str, tile: Tile, precision: str, capability: int) -> CompiledForm:
+    sizes = ("outputs", "num_outputs", "num_inputs")
+    signature = dict.fromkeys(("grad", "x"), f"*{TYPE_NAMES[dtype]}")
+    signature |= dict.fromkeys(("order_CB", "num_frozen_C"), "*i32")
+    signature |= dict.fromkeys(("of_weight", "of_bias"), f"*{out}")
+    signature |= dict.fromkeys(("batch", "rows_per_sample", *sizes), "i32")
+    return CompiledForm(
+        name=f"delta_grad-{TYPE_NAMES[dtype]}-{out}-{tile.m}x{tile.n}x{tile.k}-{precision}",
+        kernel=_delta_gradient_kernel,
+        signature=signature,
+        constants=dict(constants_of(tile, precision)),
+        capability=capability,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        aligned=() if tile == RAGGED else sizes,
+        tensor_cores=tile != RAGGED and dtype != torch.float32,
+    )

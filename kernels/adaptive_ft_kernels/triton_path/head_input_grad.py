@@ -2,7 +2,7 @@
 
 Each row sums over all components, dx[b] = sum over c of dy[b, c] (W_c + g[b, c] delta_c), so no order of the
 rows serves them all: a program keeps to one sample and picks the weights component by component. Where a
-sample fills its tile badly two dense products cost less, dx = dy W + (g dy) delta.
+sample fills its tile badly two dense products cost less, dx = dy W + (g dy) delta. All tensors are contiguous.
 """
 
 import itertools
@@ -21,7 +21,8 @@ from adaptive_ft_kernels.triton_path.tiles import (
     CompiledForm,
     Dtypes,
     Tile,
-    capability,
+    capability_of,
+    copied_whole,
     launching_on,
 )
 
@@ -31,7 +32,7 @@ _SAMPLES = tl.constexpr(64)  # read at once while looking for a sample's place i
 
 
 # Neither the batch nor the place of a layer's columns in the plan of a step shall compile another form.
-@triton.jit(do_not_specialize=["order_CB", "num_frozen_C", "batch", "rows_per_sample"])
+@triton.jit(do_not_specialize=["order_CB", "num_frozen_C", "batch", "rows_per_sample", "components"])
 def _head_input_grad_kernel(
     grad,  # [batch * rows_per_sample, components * BLOCK]
     weight,  # [components * BLOCK, inputs]
@@ -42,7 +43,6 @@ def _head_input_grad_kernel(
     batch,
     rows_per_sample,
     components,
-    grad_stride,
     inputs,
     COMPONENTS: tl.constexpr,
     BLOCK: tl.constexpr,  # known to the compiler: a division in every step would take a tenth of the instructions
@@ -50,26 +50,29 @@ def _head_input_grad_kernel(
     ROWS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    sample = tl.program_id(2)
+    # One axis for all: the others end at 65,535, which a batch may exceed.
+    output_tiles = tl.cdiv(inputs, OUTPUTS)
+    row_tiles = tl.cdiv(rows_per_sample, ROWS)
+    sample = tl.program_id(0) // output_tiles // row_tiles
     tuned_bits = _tuned_components(order_CB, num_frozen_C, sample, batch, components, COMPONENTS)
-    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    r = tl.program_id(0) // output_tiles % row_tiles * ROWS + tl.arange(0, ROWS)
     row = sample.to(tl.int64) * rows_per_sample + tl.minimum(r, rows_per_sample - 1)
-    o = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    o = tl.program_id(0) % output_tiles * OUTPUTS + tl.arange(0, OUTPUTS)
     i = tl.arange(0, INNER)
     offsets = o[:, None] + i[None, :] * inputs
-    w_ptr = weight + offsets
+    weight_ptr = weight + offsets
     delta_ptr = delta + offsets
-    grad_ptr = grad + row[None, :] * grad_stride + i[:, None]
+    grad_ptr = grad + row[None, :] * (components * BLOCK) + i[:, None]
     acc = tl.zeros((OUTPUTS, ROWS), tl.float32)
     # At least one step, and the compiler must see it: otherwise ptxas makes each wgmma wait (C7515).
     for k in range(0, tl.maximum(components * BLOCK, INNER), INNER):
         tuned = (tuned_bits >> (k // BLOCK)) & 1
-        w = tl.load(w_ptr)
-        change = tl.load(delta_ptr, mask=mask_of(tuned), other=0.0)
+        weight_tile = tl.load(weight_ptr)
+        delta_tile = tl.load(delta_ptr, mask=mask_of(tuned), other=0.0)
         grad_tile = tl.load(grad_ptr)
-        selected = (w.to(tl.float32) + change.to(tl.float32)).to(grad_tile.dtype)
+        selected = (weight_tile.to(tl.float32) + delta_tile.to(tl.float32)).to(grad_tile.dtype)
         acc = tl.dot(selected, grad_tile, acc)
-        w_ptr += INNER * inputs
+        weight_ptr += INNER * inputs
         delta_ptr += INNER * inputs
         grad_ptr += INNER
     grad_x_ptr = grad_x + row[None, :] * inputs + o[:, None]
@@ -90,14 +93,15 @@ def _tuned_components(order_CB, num_frozen_C, sample, batch, components, COMPONE
     return tl.sum(((c < components) & (places >= num_frozen)).to(tl.int32) << c, 0)
 
 
-def head_tile(rows_per_sample: int, num_inputs: int, block: int, dtypes: Dtypes, generation: int) -> Tile | None:
-    """The kernel's tile (outputs are the K inputs of the layer), or None where two dense products serve better."""
+def head_tile(rows_per_sample: int, num_inputs: int, block: int, dtypes: Dtypes, capability: int) -> Tile | None:
+    """The kernel's tile (m of the K inputs x n rows of a sample, in steps of k outputs), or None
+    where two dense products serve better."""
     rows = 64 if triton.cdiv(rows_per_sample, 64) % 2 else 128
     padding = triton.cdiv(rows_per_sample, rows) * rows / rows_per_sample
     if padding > MAX_PADDING or num_inputs % 128 or block % 64 or dtypes.rows == torch.float32:
         return None
     inner = 32 if dtypes.weights == torch.float32 else 64
-    if rows == 64 and num_inputs % 256 == 0 and generation >= 90:
+    if rows == 64 and num_inputs % 256 == 0 and capability >= 90:
         return Tile(256, 64, inner, num_warps=8, num_stages=3)
     return Tile(128, rows, inner, num_warps=rows // 16, num_stages=3)
 
@@ -110,8 +114,8 @@ def head_input_gradient(
     components = order_CB.shape[0]
     block = num_outputs // components
     dtypes = Dtypes(grad_BSN.dtype, weight_NK.dtype)
-    tile = head_tile(rows_per_sample, weight_NK.shape[1], block, dtypes, capability(grad_BSN.device))
-    if tile is None or components > MAX_COMPONENTS:
+    tile = head_tile(rows_per_sample, weight_NK.shape[1], block, dtypes, capability_of(grad_BSN.device))
+    if tile is None or components > MAX_COMPONENTS or not copied_whole((grad_BSN, weight_NK, delta_weight_NK)):
         return _two_dense_products(grad_BSN, weight_NK, delta_weight_NK, order_CB, num_frozen_C)
     return _one_sample_per_tile(grad_BSN, weight_NK, delta_weight_NK, order_CB, num_frozen_C, tile)
 
@@ -121,20 +125,20 @@ def _one_sample_per_tile(
 ) -> Tensor:
     batch, rows_per_sample, num_outputs = grad_BSN.shape
     components, num_inputs = order_CB.shape[0], weight_NK.shape[1]
-    grad_RN = grad_BSN.flatten(0, 1)
-    weight_NK, delta_weight_NK = weight_NK.contiguous(), delta_weight_NK.contiguous()
     grad_x_BSK = grad_BSN.new_empty(batch, rows_per_sample, num_inputs)
-    grid = (num_inputs // tile.outputs, triton.cdiv(rows_per_sample, tile.rows), batch)
-    assert grad_RN.stride(1) == 1
+    num_programs = num_inputs // tile.m * triton.cdiv(rows_per_sample, tile.n) * batch
     with launching_on(grad_BSN):
-        _head_input_grad_kernel[grid](
-            *(grad_RN, weight_NK, delta_weight_NK, grad_x_BSK, order_CB, num_frozen_C),
-            *(batch, rows_per_sample, components, grad_RN.stride(0), num_inputs),
+        _head_input_grad_kernel[(num_programs,)](
+            *(grad_BSN, weight_NK, delta_weight_NK, grad_x_BSK, order_CB, num_frozen_C),
+            batch=batch,
+            rows_per_sample=rows_per_sample,
+            components=components,
+            inputs=num_inputs,
             COMPONENTS=triton.next_power_of_2(components),
             BLOCK=num_outputs // components,
-            OUTPUTS=tile.outputs,
-            ROWS=tile.rows,
-            INNER=tile.inner,
+            OUTPUTS=tile.m,
+            ROWS=tile.n,
+            INNER=tile.k,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
@@ -145,7 +149,8 @@ def _two_dense_products(
     grad_BSN: Tensor, weight_NK: Tensor, delta_weight_NK: Tensor, order_CB: Tensor, num_frozen_C: Tensor
 ) -> Tensor:
     components, batch = order_CB.shape
-    frozen_CB = order_CB.argsort(dim=1) < num_frozen_C[:, None]  # by the place of each sample in the order
+    is_frozen_CB = torch.arange(batch, device=order_CB.device) < num_frozen_C[:, None]  # of each place in the order
+    frozen_CB = torch.empty_like(is_frozen_CB).scatter_(1, order_CB.long(), is_frozen_CB)
     grad_RN = grad_BSN.flatten(0, 1)
     tuned_RN = grad_BSN.unflatten(2, (components, -1)).masked_fill(frozen_CB.T[:, None, :, None], 0).view_as(grad_RN)
     grad_x_RK = grad_RN @ weight_NK.to(grad_RN.dtype)
@@ -154,23 +159,21 @@ def _two_dense_products(
 
 def compiled_forms() -> Iterator[CompiledForm]:
     """Every form that `head_input_gradient` can launch for 9 to 16 heads of 64 outputs."""
-    widths = ("grad_stride", "inputs")
-    for generation, dtypes in itertools.product(CAPABILITIES, HALF_DTYPES):
+    for capability, dtypes in itertools.product(CAPABILITIES, HALF_DTYPES):
         shapes = itertools.product((64, 128), (128, 256))  # rows per sample, inputs
-        tiles = dict.fromkeys(head_tile(*shape, 64, dtypes, generation) for shape in shapes)
+        tiles = dict.fromkeys(head_tile(*shape, 64, dtypes, capability) for shape in shapes)
         for tile in filter(None, tiles):
             rows, weights = (f"*{TYPE_NAMES[dtype]}" for dtype in dtypes)
             yield CompiledForm(
-                name=f"head_input_grad-grad_{rows[1:]}-weights_{weights[1:]}-{tile.outputs}x{tile.rows}x{tile.inner}",
+                name=f"head_input_grad-grad_{rows[1:]}-weights_{weights[1:]}-{tile.m}x{tile.n}x{tile.k}",
                 kernel=_head_input_grad_kernel,
                 signature={"grad": rows, "weight": weights, "delta": weights, "grad_x": rows}
                 | dict.fromkeys(("order_CB", "num_frozen_C"), "*i32")
-                | dict.fromkeys(("batch", "rows_per_sample", "components", *widths), "i32"),
-                constants={"COMPONENTS": 16, "BLOCK": 64}
-                | {"OUTPUTS": tile.outputs, "ROWS": tile.rows, "INNER": tile.inner},
-                capability=generation,
+                | dict.fromkeys(("batch", "rows_per_sample", "components", "inputs"), "i32"),
+                constants={"COMPONENTS": 16, "BLOCK": 64} | {"OUTPUTS": tile.m, "ROWS": tile.n, "INNER": tile.k},
+                capability=capability,
                 num_warps=tile.num_warps,
                 num_stages=tile.num_stages,
-                aligned=widths,
+                aligned=("inputs",),
                 tensor_cores=True,
             )

@@ -1,8 +1,11 @@
-"""The gated linear layer's products on a GPU: what `torch_path.linear` computes, by the Triton kernels."""
+"""The gated linear layer's products on a GPU: what `torch_path.linear` computes, by the Triton kernels.
+
+All tensors are contiguous, as the operators pass them.
+"""
 
 from torch import Tensor
 
-from adaptive_ft_kernels.triton_path.delta_and_gate_grad import delta_and_gate_gradient, fused_pays
+from adaptive_ft_kernels.triton_path.delta_and_gate_grad import delta_and_gate_gradient
 from adaptive_ft_kernels.triton_path.delta_grad import delta_gradient
 from adaptive_ft_kernels.triton_path.gate_grad import gate_gradient
 from adaptive_ft_kernels.triton_path.head_input_grad import head_input_gradient
@@ -12,7 +15,6 @@ __all__ = [
     "delta_and_gate_gradient",
     "delta_gradient",
     "forward",
-    "fused_pays",
     "gate_gradient",
     "input_gradient",
 ]

@@ -1,6 +1,6 @@
 """The gated mix of two activations as Triton kernels: each tensor is read and written once.
 
-Shape suffixes: B samples, S rows per sample, C components, N features.
+All tensors are contiguous. Shape suffixes: B samples, S rows per sample, C components, N features.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,10 @@ NARROW, WIDE = 64, 256  # columns of a tile: one attention head, or a part of a 
 def forward(tuned_BSN: Tensor, frozen_BSN: Tensor, gates_BC: Tensor) -> Tensor:
     """frozen + g (tuned - frozen), [B, S, N] in the dtype of the inputs."""
     y_BSN = torch.empty_like(tuned_BSN)
-    grid, sizes, columns = _launch(tuned_BSN, gates_BC)
+    num_tiles, sizes = _cut(tuned_BSN, gates_BC)
     with launching_on(tuned_BSN):
-        _forward[grid](
-            *(tuned_BSN, frozen_BSN, gates_BC, y_BSN, *sizes),
-            ROWS=TILE // columns,
-            COLUMNS=columns,
-            num_warps=NUM_WARPS,
+        _forward[(gates_BC.numel() * num_tiles,)](
+            *(tuned_BSN, frozen_BSN, gates_BC, y_BSN), num_tiles=num_tiles, **sizes, num_warps=NUM_WARPS
         )
     return y_BSN
 
@@ -37,88 +34,103 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of tuned, of frozen, and of the gates [B, C] in float32."""
     of_tuned_BSN, of_frozen_BSN = torch.empty_like(tuned_BSN), torch.empty_like(frozen_BSN)
-    grid, sizes, columns = _launch(tuned_BSN, gates_BC)
-    of_gates = gates_BC.new_empty(*gates_BC.shape, grid[1], dtype=torch.float32)  # one sum per tile
+    num_tiles, sizes = _cut(tuned_BSN, gates_BC)
+    of_gates = gates_BC.new_empty(*gates_BC.shape, num_tiles, dtype=torch.float32)  # one sum per tile
     with launching_on(tuned_BSN):
-        _backward[grid](
-            *(grad_BSN, tuned_BSN, frozen_BSN, gates_BC, of_tuned_BSN, of_frozen_BSN, of_gates, *sizes),
-            ROWS=TILE // columns,
-            COLUMNS=columns,
+        _backward[(of_gates.numel(),)](
+            *(grad_BSN, tuned_BSN, frozen_BSN, gates_BC, of_tuned_BSN, of_frozen_BSN, of_gates),
+            num_tiles=num_tiles,
+            **sizes,
             num_warps=NUM_WARPS,
         )
     return of_tuned_BSN, of_frozen_BSN, of_gates.sum(2)
 
 
-def _launch(x_BSN: Tensor, gates_BC: Tensor) -> tuple[tuple[int, int], tuple[int, int, int], int]:
-    """The grid, the sizes that the kernels ask for, and the columns of a tile."""
-    batch, num_rows, num_features = x_BSN.shape
+def _cut(x_BSN: Tensor, gates_BC: Tensor) -> tuple[int, dict[str, int]]:
+    """Tiles per sample and component, and the sizes that the kernels ask for."""
+    _, rows_per_sample, num_features = x_BSN.shape
     num_components = gates_BC.shape[1]
     block = num_features // num_components
     columns = NARROW if block <= NARROW else WIDE
-    num_tiles = triton.cdiv(num_rows, TILE // columns) * triton.cdiv(block, columns)
-    return (batch * num_components, num_tiles), (num_rows, num_components, block), columns
+    rows = TILE // columns
+    num_tiles = triton.cdiv(rows_per_sample, rows) * triton.cdiv(block, columns)
+    sizes = {"rows_per_sample": rows_per_sample, "num_components": num_components, "block": block}
+    return num_tiles, sizes | {"ROWS": rows, "COLUMNS": columns}
 
 
-@triton.jit
+# Neither the batch nor the column that a layer has in the gates of a step shall compile another form.
+@triton.jit(do_not_specialize=["gates", "num_tiles", "rows_per_sample", "num_components"])
 def _forward(
-    tuned, frozen, gates, y, num_rows, num_components, block, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    tuned, frozen, gates, y, num_tiles, rows_per_sample, num_components, block,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    place, inside = _tile(num_rows, num_components, block, ROWS, COLUMNS)
-    gate = tl.load(gates + tl.program_id(0)).to(tl.float32)
+    gated, place, inside = _tile(num_tiles, rows_per_sample, num_components, block, ROWS, COLUMNS)
+    gate = tl.load(gates + gated).to(tl.float32)
     t = tl.load(tuned + place, mask=inside).to(tl.float32)
     f = tl.load(frozen + place, mask=inside).to(tl.float32)
-    # From the nearer end, so that gates of 0 and 1 give that end exactly.
     mixed = tl.where(gate < 0.5, f + gate * (t - f), t - (1 - gate) * (t - f))
+    # Gates of 0 and 1 choose: not even an infinity of the other end may show.
+    mixed = tl.where(gate == 0, f, tl.where(gate == 1, t, mixed))
     tl.store(y + place, mixed.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["gates", "num_tiles", "rows_per_sample", "num_components"])
 def _backward(
-    grad, tuned, frozen, gates, of_tuned, of_frozen, of_gates, num_rows, num_components, block,
+    grad, tuned, frozen, gates, of_tuned, of_frozen, of_gates,
+    num_tiles, rows_per_sample, num_components, block,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    place, inside = _tile(num_rows, num_components, block, ROWS, COLUMNS)
-    gate = tl.load(gates + tl.program_id(0)).to(tl.float32)
+    gated, place, inside = _tile(num_tiles, rows_per_sample, num_components, block, ROWS, COLUMNS)
+    gate = tl.load(gates + gated).to(tl.float32)
     slope = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
     t = tl.load(tuned + place, mask=inside, other=0.0).to(tl.float32)
     f = tl.load(frozen + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(of_tuned + place, (gate * slope).to(of_tuned.dtype.element_ty), mask=inside)
-    tl.store(of_frozen + place, ((1 - gate) * slope).to(of_frozen.dtype.element_ty), mask=inside)
+    # An end that was not chosen gets 0, whatever the slope: 0 times an infinity would be not-a-number.
+    of_t = tl.where(gate == 0, 0.0, gate * slope)
+    of_f = tl.where(gate == 1, 0.0, (1 - gate) * slope)
+    tl.store(of_tuned + place, of_t.to(of_tuned.dtype.element_ty), mask=inside)
+    tl.store(of_frozen + place, of_f.to(of_frozen.dtype.element_ty), mask=inside)
     of_gate = tl.sum(tl.sum(slope * (t - f), 1), 0)
-    tl.store(of_gates + tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1), of_gate)
+    tl.store(of_gates + tl.program_id(0), of_gate)
 
 
 @triton.jit
-def _tile(num_rows, num_components, block, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where the numbers of this program lie: tile `program_id(1)` of sample and component `program_id(0)`."""
-    sample = tl.program_id(0) // num_components
-    component = tl.program_id(0) % num_components
+def _tile(num_tiles, rows_per_sample, num_components, block, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(number of the gate, places of its numbers in memory, which of them exist) of this program.
+
+    One axis of the grid for all: the others end at 65,535.
+    """
+    gated = tl.program_id(0) // num_tiles
+    tile = tl.program_id(0) % num_tiles
+    sample = gated // num_components
+    component = gated % num_components
     column_tiles = tl.cdiv(block, COLUMNS)
-    row = tl.program_id(1) // column_tiles * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
-    start = (sample.to(tl.int64) * num_rows * num_components + component) * block
+    row = tile // column_tiles * ROWS + tl.arange(0, ROWS)
+    column = tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    start = (sample.to(tl.int64) * rows_per_sample * num_components + component) * block
     place = start + row.to(tl.int64)[:, None] * (num_components * block) + column[None, :]
-    return place, (row < num_rows)[:, None] & (column < block)[None, :]
+    return gated, place, (row < rows_per_sample)[:, None] & (column < block)[None, :]
 
 
 def compiled_forms() -> Iterator[CompiledForm]:
-    """Both tile widths in every dtype."""
-    sizes = ("num_rows", "num_components", "block")
+    """Both tile widths in every dtype, and blocks that are no multiple of 16."""
+    sizes = ("num_tiles", "rows_per_sample", "num_components", "block")
     for capability in CAPABILITIES:
         for kernel, tensors in (
             (_forward, ("tuned", "frozen", "y")),
             (_backward, ("grad", "tuned", "frozen", "of_tuned", "of_frozen", "of_gates")),
         ):
-            for dtype, columns in product(("fp32", "bf16", "fp16"), (NARROW, WIDE)):
+            dtypes = ("fp32", "bf16", "fp16")
+            for dtype, columns, even in product(dtypes, (NARROW, WIDE), (True, False)):
                 types = dict.fromkeys(tensors, f"*{dtype}") | dict.fromkeys(sizes, "i32") | {"gates": "*fp32"}
                 yield CompiledForm(
-                    name=f"mix{kernel.__name__}-{dtype}-{columns}",
+                    name=f"mix{kernel.__name__}-{dtype}-{columns}{'' if even else '-ragged'}",
                     kernel=kernel,
                     signature=types | ({"of_gates": "*fp32"} if "of_gates" in types else {}),
                     constants={"ROWS": TILE // columns, "COLUMNS": columns},
                     capability=capability,
                     num_warps=NUM_WARPS,
                     num_stages=3,
-                    aligned=("block",),
+                    aligned=("block",) if even else (),
                     tensor_cores=False,
                 )

@@ -1,6 +1,8 @@
 """Layer norm with gated scale and shift as Triton kernels: each tensor is read and written once.
 
-One program holds whole rows in registers. Shape suffixes: B samples, S rows per sample, D features, P programs.
+One program holds whole rows in registers. All tensors but the gates are contiguous.
+
+Shape suffixes: B samples, S rows per sample, D features, P programs.
 """
 
 from collections.abc import Iterator
@@ -34,18 +36,23 @@ def forward(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """y in `dtype`, x + residual rounded to their common dtype (None without a residual), mean and 1 / deviation."""
-    batch, num_rows, num_features = x_BSD.shape
+    batch, rows_per_sample, num_features = x_BSD.shape
+    num_rows = batch * rows_per_sample
     y_BSD = torch.empty_like(x_BSD, dtype=dtype)
     sum_BSD = None
     if residual_BSD is not None:
         sum_BSD = torch.empty_like(x_BSD, dtype=torch.promote_types(x_BSD.dtype, residual_BSD.dtype))
-    mean_BS, rstd_BS = (x_BSD.new_empty(batch, num_rows, dtype=torch.float32) for _ in range(2))
+    mean_BS, rstd_BS = (x_BSD.new_empty(batch, rows_per_sample, dtype=torch.float32) for _ in range(2))
     rows, features, num_warps = tile(num_features)
     with launching_on(x_BSD):
-        _forward[(triton.cdiv(batch * num_rows, rows),)](
+        _forward[(triton.cdiv(num_rows, rows),)](
             *(x_BSD, residual_BSD, gates_B1, weight_D, bias_D, delta_weight_D, delta_bias_D),
             *(y_BSD, sum_BSD, mean_BS, rstd_BS),
-            *(batch * num_rows, num_rows, num_features, gates_B1.stride(0), eps),
+            num_rows=num_rows,
+            rows_per_sample=rows_per_sample,
+            num_features=num_features,
+            gate_stride=gates_B1.stride(0),
+            eps=eps,
             ROWS=rows,
             FEATURES=features,
             num_warps=num_warps,
@@ -64,9 +71,10 @@ def backward(
     delta_bias_D: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the sum (in its dtype), of the gates [B, 1] in float32, of delta_weight and delta_bias."""
-    batch, num_rows, num_features = sum_BSD.shape
+    batch, rows_per_sample, num_features = sum_BSD.shape
+    num_rows = batch * rows_per_sample
     rows, features, num_warps = tile(num_features)
-    num_tiles = triton.cdiv(batch * num_rows, rows)
+    num_tiles = triton.cdiv(num_rows, rows)
     num_programs = min(num_tiles, most_programs(sum_BSD.device, num_warps))
     of_sum_BSD = torch.empty_like(sum_BSD)
     of_gates_BS = torch.empty_like(mean_BS)
@@ -75,7 +83,12 @@ def backward(
         _backward[(num_programs,)](
             *(grad_BSD, sum_BSD, mean_BS, rstd_BS, gates_B1, weight_D, delta_weight_D, delta_bias_D),
             *(of_sum_BSD, of_gates_BS, of_weight_PD, of_bias_PD),
-            *(batch * num_rows, num_rows, num_features, gates_B1.stride(0), num_tiles, num_programs),
+            num_rows=num_rows,
+            rows_per_sample=rows_per_sample,
+            num_features=num_features,
+            gate_stride=gates_B1.stride(0),
+            num_tiles=num_tiles,
+            num_programs=num_programs,
             ROWS=rows,
             FEATURES=features,
             num_warps=num_warps,
@@ -111,7 +124,8 @@ def most_programs(device: torch.device, num_warps: int) -> int:
     return MOST_WARPS // num_warps * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-@triton.jit
+# Neither the batch nor the column that a layer has in the gates of a step shall compile another form.
+@triton.jit(do_not_specialize=["gates", "num_rows", "rows_per_sample", "gate_stride"])
 def _forward(
     x, residual, gates, weight, bias, delta_weight, delta_bias,
     y, summed, mean, rstd,
@@ -155,7 +169,7 @@ def _forward(
     tl.store(rstd + row, row_rstd, mask=in_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["gates", "num_rows", "rows_per_sample", "gate_stride", "num_tiles", "num_programs"])
 def _backward(
     grad, summed, mean, rstd, gates, weight, delta_weight, delta_bias,
     of_sum, of_gates, of_weight, of_bias,
@@ -165,9 +179,9 @@ def _backward(
     """Every `num_programs`-th row tile; the delta gradients of its tuned rows go to this program's own partial sum."""
     feature = tl.arange(0, FEATURES)
     in_features = feature < num_features
-    frozen_weight = tl.load(weight + feature, mask=in_features, other=0.0).to(tl.float32)
-    weight_change = tl.load(delta_weight + feature, mask=in_features, other=0.0).to(tl.float32)
-    bias_change = tl.load(delta_bias + feature, mask=in_features, other=0.0).to(tl.float32)
+    frozen_scale = tl.load(weight + feature, mask=in_features, other=0.0).to(tl.float32)
+    delta_scale = tl.load(delta_weight + feature, mask=in_features, other=0.0).to(tl.float32)
+    delta_shift = tl.load(delta_bias + feature, mask=in_features, other=0.0).to(tl.float32)
     weight_sum = tl.zeros((FEATURES,), tl.float32)
     bias_sum = tl.zeros((FEATURES,), tl.float32)
     for index in range(tl.program_id(0), num_tiles, num_programs):
@@ -182,9 +196,9 @@ def _backward(
         gate = tl.load(gates + row // rows_per_sample * gate_stride, mask=in_rows, other=0).to(tl.float32)
         tuned = (gate != 0)[:, None]
         normed = tl.where(inside, (value - row_mean) * row_rstd, 0.0)
-        change = tl.sum(slope * (normed * weight_change[None, :] + bias_change[None, :]), 1)
-        tl.store(of_gates + row, change, mask=in_rows)
-        scaled = slope * _selected(frozen_weight, weight_change, tuned, weight.dtype.element_ty)
+        of_gate = tl.sum(slope * (normed * delta_scale[None, :] + delta_shift[None, :]), 1)
+        tl.store(of_gates + row, of_gate, mask=in_rows)
+        scaled = slope * _selected(frozen_scale, delta_scale, tuned, weight.dtype.element_ty)
         along = tl.sum(scaled * normed, 1)[:, None] / num_features
         level = tl.sum(scaled, 1)[:, None] / num_features
         of_value = (scaled - normed * along - level) * row_rstd
@@ -209,7 +223,7 @@ def compiled_forms() -> Iterator[CompiledForm]:
     All widths but the widest give a thread the same work. Rows that are no multiple of 16 long are loaded number by
     number.
     """
-    dtypes = [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32")]
+    dtypes = [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32"), ("fp16", "fp32")]
     widths = [256, 512, 2048, WIDEST, 1023, WIDEST - 1]
     cases = [*((1024, *pair) for pair in dtypes), *((width, "bf16", "fp32") for width in widths)]
     for capability in CAPABILITIES:

@@ -27,7 +27,11 @@ def partition(gates_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     counts_2C = gates_BC.new_empty(2, num_components, dtype=torch.int32)
     with launching_on(gates_BC):
         _partition[(num_components,)](
-            *(gates_BC, order_CB, counts_2C, batch, num_components, *gates_BC.stride()),
+            *(gates_BC, order_CB, counts_2C),
+            batch=batch,
+            num_components=num_components,
+            sample_stride=gates_BC.stride(0),
+            component_stride=gates_BC.stride(1),
             SAMPLES=FEW if batch <= FEW else MANY,
             num_warps=NUM_WARPS,
         )
@@ -35,7 +39,8 @@ def partition(gates_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return order_CB, num_frozen_C, num_faulty_C.sum(dtype=torch.int32)
 
 
-@triton.jit
+# Neither the batch nor the layout of the gates shall compile another form.
+@triton.jit(do_not_specialize=["gates", "batch", "num_components", "sample_stride", "component_stride"])
 def _partition(
     gates, order, counts, batch, num_components, sample_stride, component_stride, SAMPLES: tl.constexpr
 ):  # fmt: skip

@@ -1,9 +1,10 @@
-"""How kernels are cut: the sizes of a tile, the GPU generations the tables know, and what to compile offline.
+"""How kernels are cut: the sizes of a tile, the compute capabilities the tables know, and what to compile offline.
 
 Every kernel module has a pure function that picks its tile and a `compiled_forms()` that lists each form this
 function can lead to, so that a machine without a GPU can still compile them all and count registers.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,13 +32,17 @@ FULL = Dtypes(torch.float32, torch.float32)
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program computes: `outputs` x `rows`, in steps of `inner`."""
+    """One program accumulates m x n numbers of a product, in steps of k along the axis that is summed over."""
 
-    outputs: int
-    rows: int
-    inner: int
+    m: int
+    n: int
+    k: int
     num_warps: int
     num_stages: int
+
+
+# For operands whose numbers are copied one by one, each with an address and a mask of its own: larger ones spill.
+RAGGED = Tile(32, 32, 32, num_warps=4, num_stages=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +65,8 @@ class CompiledForm:
     tensor_cores: bool
 
 
-def capability(device: torch.device) -> int:
-    """The generation whose table fits a device: 90 where wgmma or newer is there, else 80 (interpreter too)."""
+def capability_of(device: torch.device) -> int:
+    """The capability whose table fits a device: 90 where wgmma or newer is there, else 80 (interpreter too)."""
     if device.type != "cuda":
         return 80
     major, _ = torch.cuda.get_device_capability(device)
@@ -69,8 +74,16 @@ def capability(device: torch.device) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How products of float32 run: in full, or in tf32 where torch is allowed to do that too."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    """How products of float32 run: in full ("ieee"), or in "tf32" where torch is allowed to do that too."""
+    matmul = torch.backends.cuda.matmul
+    # Newer versions of torch refuse to tell allow_tf32 once anybody has set fp32_precision.
+    allowed = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    return "tf32" if dtype == torch.float32 and allowed else "ieee"
+
+
+def copied_whole(tensors: Iterable[torch.Tensor], *sizes: int) -> bool:
+    """Whether contiguous tensors of these row lengths can be copied 16 bytes at a time, as Triton will find too."""
+    return all(size % 16 == 0 for size in sizes) and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
 def launching_on(tensor: torch.Tensor) -> AbstractContextManager:

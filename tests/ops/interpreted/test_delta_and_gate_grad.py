@@ -1,6 +1,8 @@
 """Both gradients in one kernel, against float64 and against the two kernels it replaces."""
 
 from collections.abc import Callable
+from dataclasses import astuple
+from itertools import product
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ Arguments = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 # (samples, rows per sample, components, outputs per component, inputs); 24, 40 and 65 fit no tile.
 SHAPES = ((1, 1, 1, 64, 64), (3, 20, 1, 24, 40), (4, 36, 3, 24, 40), (2, 56, 2, 64, 136), (5, 65, 1, 136, 64))
-TILES = (Tile(128, 64, 128, 8, 5), Tile(64, 64, 128, 4, 5), Tile(64, 32, 128, 8, 5))
+TILES = (Tile(128, 128, 64, 8, 5), Tile(64, 128, 64, 4, 5), Tile(64, 128, 32, 8, 5))
 
 
 def drawn(shape: tuple[int, ...], gates: str, dtype: torch.dtype, delta_scale: float = 0.3) -> tuple[Inputs, Tensor]:
@@ -60,6 +62,18 @@ def test_every_tile_in_half_precision(
     by_torch = torch_linear.delta_and_gate_gradient(*passed, passed[4])
     for value, other, true in zip(fused_gradients(*passed, delta_dtype), by_torch, truth(inputs, grad), strict=True):
         assert relative_error(value, true) <= 2 * relative_error(other, true)
+
+
+# Rows of a sample that end at, one past and one before the end of a step of 64 or 32; then sizes of the models.
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 64), (65, 64, 64), (127, 64, 64), (96, 64, 64), (97, 64, 64), (120, 64, 64), (5, 768, 768)]
+)
+def test_tails_of_the_steps(shape: tuple[int, ...], grouped: Grouped) -> None:
+    rows, block, num_inputs = shape
+    inputs, grad = drawn((3, rows, 1, block, num_inputs), "one sample frozen", torch.float32)
+    found = fused_gradients(*arguments(inputs, grad, grouped), torch.float32)
+    for value, true in zip(found, truth(inputs, grad), strict=True):
+        assert relative_error(value, true) <= 2e-6
 
 
 @pytest.mark.parametrize("delta_scale", [1e-1, 1e-3])
@@ -117,3 +131,28 @@ def test_rule() -> None:
     paying = [rows for rows in (20, 36, 48, 54, 56, 64, 65, 96, 120, 128) if fused_pays(rows, torch.bfloat16)]
     assert paying == [54, 56, 64, 96, 120, 128]
     assert not fused_pays(64, torch.float32)
+
+
+def test_sizes_off_16_take_two_kernels(grouped: Grouped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_and_gate_grad, "fused_gradients", None)
+    inputs, grad = drawn((2, 64, 1, 24, 40), "random", torch.float16)
+    sampled_CM = torch.arange(2, dtype=torch.int32)[None]
+    found = delta_and_gate_grad.delta_and_gate_gradient(*arguments(inputs, grad, grouped), sampled_CM)
+    for value, true in zip(found, truth(inputs, grad), strict=True):
+        assert relative_error(value, true) <= 5e-3
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_tile_is_among_the_compiled_forms(capability: int) -> None:
+    names = ("OUTPUTS", "INPUTS", "ROWS")
+    listed = {
+        (*(form.constants[name] for name in names), form.num_warps, form.num_stages, "steps" in form.constants)
+        for form in delta_and_gate_grad.compiled_forms()
+        if form.capability == capability
+    }
+    paying = [rows for rows in range(1, 300) if fused_pays(rows, torch.float16)]
+    tiles = {
+        (delta_and_gate_grad.fused_tile(outputs, rows, capability), rows)
+        for outputs, rows in product((16, 64, 96, 768, 3072), paying)
+    }
+    assert {(*astuple(tile), rows <= tile.k) for tile, rows in tiles} == listed

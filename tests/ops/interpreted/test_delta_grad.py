@@ -1,6 +1,8 @@
 """The gradient of the deltas against float64."""
 
+import itertools
 from collections.abc import Callable
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from adaptive_ft_kernels import reference
 from adaptive_ft_kernels.torch_path import linear as torch_linear
 from adaptive_ft_kernels.triton_path import delta_grad
+from adaptive_ft_kernels.triton_path.tiles import TYPE_NAMES
 from tests.ops.linear_cases import GATES, Inputs, draw, relative_error, run
 
 Grouped = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -50,6 +53,22 @@ def test_half_precision_is_as_exact_as_torch(shape: tuple[int, ...], dtype: torc
         assert relative_error(value, true) <= 2 * relative_error(other, true)
 
 
+# Tuned rows that end at, one past and one before the end of a step of 32; then sizes of the models.
+TAILS = ((32, 1, 64, 64), (33, 1, 64, 64), (63, 1, 64, 64), (3, 64, 64, 64), (3, 120, 64, 64), (3, 5, 768, 768))
+
+
+@pytest.mark.parametrize("case", TAILS, ids=str)
+def test_tails_of_the_steps(case: tuple[int, ...], grouped: Grouped) -> None:
+    assert delta_grad.delta_tile(64, torch.float32, True, 80).k == 32
+    num_tuned, rows, block, num_inputs = case
+    gates = (torch.randperm(num_tuned + 7) < num_tuned)[:, None].float()
+    inputs = draw(gates, (rows,), block, num_inputs).to(torch.float32)
+    grad = torch.randn(num_tuned + 7, rows, block)
+    found = delta_grad.delta_gradient(grad, inputs.x.detach(), *grouped(gates), torch.float32)
+    for value, true in zip(found, truth(inputs, grad), strict=True):
+        assert relative_error(value, true) <= 2e-6
+
+
 @pytest.mark.parametrize("gates", ["all frozen", "one sample tuned", "random"])
 def test_split_sums(gates: str, grouped: Grouped, monkeypatch: pytest.MonkeyPatch) -> None:
     """More splits than steps, so that some are empty."""
@@ -79,12 +98,17 @@ def test_frozen_samples_are_not_read(grouped: Grouped) -> None:
     assert all(map(torch.equal, delta_grad.delta_gradient(grad, x, *arguments), clean))
 
 
-def test_strided_rows_and_expanded_gradients(grouped: Grouped) -> None:
-    inputs, _ = drawn((4, 20, 1, 64, 64), "random", torch.float32)
-    x = inputs.x.detach()
-    wider = torch.randn(4, 20, 100)
-    wider[..., 7:71] = x
-    grad = torch.randn(64).expand(4, 20, 64)
-    arguments = (*grouped(inputs.gates), torch.float32)
-    expected = delta_grad.delta_gradient(grad.contiguous(), x, *arguments)
-    assert all(map(torch.equal, delta_grad.delta_gradient(grad, wider[..., 7:71], *arguments), expected))
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", TYPE_NAMES)
+def test_every_tile_is_among_the_compiled_forms(dtype: torch.dtype, capability: int) -> None:
+    outs = {TYPE_NAMES[torch.float32], TYPE_NAMES[dtype]}
+    reachable = {
+        (f"*{out}", *astuple(delta_grad.delta_tile(outputs, dtype, even, capability)))
+        for out, outputs, even in itertools.product(outs, (16, 64, 96, 768, 3072), (False, True))
+    }
+    names = ("OUTPUTS", "INPUTS", "ROWS")
+    assert reachable == {
+        (form.signature["of_weight"], *(form.constants[name] for name in names), form.num_warps, form.num_stages)
+        for form in delta_grad.compiled_forms()
+        if (form.signature["x"], form.capability) == (f"*{TYPE_NAMES[dtype]}", capability)
+    }

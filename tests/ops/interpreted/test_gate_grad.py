@@ -1,6 +1,7 @@
 """The gradient of the gates against float64, and the sampling of it."""
 
-from itertools import combinations
+from dataclasses import astuple
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from adaptive_ft_kernels import reference
 from adaptive_ft_kernels.torch_path import linear as torch_linear
 from adaptive_ft_kernels.triton_path import gate_grad
-from adaptive_ft_kernels.triton_path.tiles import Tile
+from adaptive_ft_kernels.triton_path.tiles import FULL, HALF_DTYPES, TYPE_NAMES, Dtypes, Tile
 from tests.ops.linear_cases import GATES, Inputs, draw, relative_error, run
 
 # (samples, rows per sample, components, outputs per component, inputs); 24, 40 and 65 fit no tile.
@@ -45,6 +46,22 @@ def test_all_samples(shape: tuple[int, ...]) -> None:
     assert relative_error(of_gates, truth(inputs, grad)) <= 2e-6
 
 
+# Rows that end at, one past and one before the end of a tile of 64; then sizes of the models.
+@pytest.mark.parametrize(
+    "shape", [(64, 1, 64, 64), (65, 1, 64, 64), (127, 1, 64, 64), (3, 64, 64, 64), (3, 120, 64, 64), (3, 5, 768, 768)]
+)
+def test_tails_of_the_row_tiles(shape: tuple[int, ...]) -> None:
+    assert gate_grad.gate_tile(64, 64, 1, FULL, True).n == 64
+    samples, rows, block, num_inputs = shape
+    inputs, grad = drawn((samples, rows, 1, block, num_inputs), torch.float32)
+    true = truth(inputs, grad)
+    assert relative_error(evaluated(gate_grad, inputs, grad, all_samples(inputs)), true) <= 2e-6
+    num_sampled = samples - 1
+    sampled_CM = all_samples(inputs)[:, 1:].contiguous()
+    found = evaluated(gate_grad, inputs, grad, sampled_CM)
+    assert relative_error(found[1:], true[1:] * (samples / num_sampled)) <= 2e-6
+
+
 def test_without_bias() -> None:
     inputs, grad = drawn((3, 20, 2, 24, 40), torch.float32)
     found = gate_grad.gate_gradient(grad, inputs.x.detach(), inputs.delta_weight.detach(), None, all_samples(inputs))
@@ -68,7 +85,7 @@ def test_half_precision(shape: tuple[int, ...], delta_scale: float, delta_dtype:
     assert relative_error(found, true) <= 5e-3
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 4, 64, 136), (3, 20, 1, 200, 136)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 20, 4, 64, 144), (3, 20, 1, 200, 136)], ids=str)
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_tile(tile: Tile, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads of 64 columns, two of which share a tile of 128; and more columns than a tile."""
@@ -99,3 +116,21 @@ def test_two_runs_are_equal() -> None:
     inputs, grad = drawn((4, 36, 3, 24, 40), torch.float32)
     first, second = (evaluated(gate_grad, inputs, grad, all_samples(inputs)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtypes", [*HALF_DTYPES, FULL], ids=str)
+def test_every_tile_is_among_the_compiled_forms(dtypes: Dtypes) -> None:
+    types = tuple(f"*{TYPE_NAMES[dtype]}" for dtype in dtypes)
+    names = ("OUTPUTS", "ROWS", "INNER", "SEGMENT")
+    listed = {
+        (*(form.constants[name] for name in names), form.num_warps, form.num_stages, "sampled" in form.constants)
+        for form in gate_grad.compiled_forms()
+        if (form.signature["x"], form.signature["delta"]) == types
+    }
+    reachable = set()
+    for rows, outputs, parts, even in product((1, 720, 2304, 30720), (16, 64, 96, 768, 3072), (1, 12), (False, True)):
+        m, *others, num_warps, num_stages = astuple(gate_grad.gate_tile(rows, outputs, parts, dtypes, even))
+        reachable |= {(m, *others, m, num_warps, num_stages, all_samples) for all_samples in (False, True)}
+        if even and parts == 1 and outputs % 128 == 0:  # heads of 64 columns
+            reachable.add((m, *others, 64, num_warps, num_stages, True))
+    assert reachable == listed

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import adaptive_ft_kernels
-from adaptive_ft_kernels import gated_linear, path_on, plan_gates, reference, use_path
+from adaptive_ft_kernels import Draws, gated_linear, path_on, plan_gates, reference, use_path
 from tests.ops.linear_cases import GATES, draw, relative_error, run
 
 
@@ -35,10 +35,27 @@ def test_linear_equals_the_reference(kind: str, num_components: int) -> None:
             assert not value.any(), name
 
 
+@pytest.mark.parametrize("num_components", [1, 2])
+def test_linear_takes_operands_of_any_layout(num_components: int) -> None:
+    """Strided, expanded, and starting off 16 bytes."""
+    inputs = draw(GATES["random"](4, num_components), (20,), block=64, num_inputs=64).to(torch.float32)
+    inputs.gates = inputs.gates.detach().float().requires_grad_()
+    grad = torch.randn(64 * num_components).expand(4, 20, 64 * num_components)
+    expected = run(gated_linear, inputs, grad.contiguous())
+    x, weight, delta_weight = (value.detach() for value in (inputs.x, inputs.weight, inputs.delta_weight))
+    inputs.weight, inputs.delta_weight = weight.T.contiguous().T, delta_weight.T.contiguous().T.requires_grad_()
+    part_of_wider = torch.empty(4, 20, 100)[..., 7:71]
+    off_16_bytes = torch.empty(x.numel() + 1)[1:].view(x.shape)
+    for place in (part_of_wider, torch.empty(20, 4, 64).transpose(0, 1), off_16_bytes):
+        inputs.x = place.copy_(x).requires_grad_()
+        for name, value in run(gated_linear, inputs, grad).items():
+            assert relative_error(value, expected[name]) <= 2e-6, name
+
+
 def test_linear_evaluates_the_sampled_gates_alone() -> None:
     inputs = draw(GATES["random"](8, 3), (5,), block=24, num_inputs=40).to(torch.float32)
     grad = torch.randn(8, 5, 72)
-    plan = plan_gates(inputs.gates, gate_grad_fraction=0.25)
+    plan = plan_gates(inputs.gates, gate_grad_fraction=0.25, draws=Draws(0))
     whole = run(gated_linear, inputs, grad)["gates"]
     part = run(functools.partial(gated_linear, plan=plan), inputs, grad)["gates"]
     factors = torch.zeros(3, 8).scatter_(1, plan.sampled_CM.long(), 4.0).T

@@ -52,12 +52,12 @@ def test_kernel_with_every_kind_of_gates(gates: str, grouped: Grouped, launches:
 
 
 @pytest.mark.parametrize("dtypes", FLOAT16, ids=str)
-@pytest.mark.parametrize("generation", [80, 90])
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("rows", [64, 100, 150, 197])
 def test_kernel_with_every_tile(
-    rows: int, generation: int, dtypes: Dtypes, grouped: Grouped, launches: list[Tile], monkeypatch: pytest.MonkeyPatch
+    rows: int, capability: int, dtypes: Dtypes, grouped: Grouped, launches: list[Tile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_input_grad, "capability", lambda device: generation)
+    monkeypatch.setattr(head_input_grad, "capability_of", lambda device: capability)
     check(GATES["random"](2, 2), rows, 64, 256, dtypes, grouped)
     assert launches
 
@@ -85,6 +85,17 @@ def test_too_many_components_for_the_kernel(grouped: Grouped, launches: list[Til
     assert not launches
 
 
+def test_gradients_that_start_off_16_bytes_take_the_dense_products(grouped: Grouped, launches: list[Tile]) -> None:
+    grad = torch.randn(2 * 56 * 128 + 1).half()[1:].view(2, 56, 128)
+    weight, delta_weight = torch.randn(2, 128, 128).half()
+    order = grouped(GATES["random"](2, 2))
+    found = linear.input_gradient(grad, weight, delta_weight, *order)
+    assert not launches
+    expected = linear.input_gradient(grad.clone(), weight, delta_weight, *order)
+    assert launches
+    assert relative_error(found, expected) <= 2e-3
+
+
 def test_an_infinite_gradient_of_a_frozen_sample_stays_infinite(grouped: Grouped) -> None:
     """Loss scaling looks for infinities; a product with the gate 0 would make them not-a-number."""
     grad = torch.zeros(2, 20, 8)
@@ -107,7 +118,7 @@ def test_every_tile_is_among_the_compiled_forms() -> None:
 
 @pytest.mark.parametrize(("rows", "takes_the_kernel"), [(20, False), (36, False), (56, True), (120, True), (197, True)])
 def test_samples_that_fill_their_tiles_take_the_kernel(rows: int, takes_the_kernel: bool) -> None:
-    for generation in (80, 90):
+    for capability in (80, 90):
         for dtypes in HALF_DTYPES:
-            tile = head_input_grad.head_tile(rows, 768, 64, dtypes, generation)
+            tile = head_input_grad.head_tile(rows, 768, 64, dtypes, capability)
             assert (tile is not None) == takes_the_kernel

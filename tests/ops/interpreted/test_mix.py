@@ -7,6 +7,7 @@ from torch import Tensor
 from adaptive_ft_kernels import path_on, reference
 from adaptive_ft_kernels.gated_mix import gated_mix
 from adaptive_ft_kernels.triton_path import mix
+from tests.ops.linear_cases import relative_error
 
 RESULTS = ("y", "tuned", "frozen", "gates")
 
@@ -28,11 +29,6 @@ def truth(arguments: list[Tensor], dtype: torch.dtype = torch.float64) -> dict[s
     return dict(zip(RESULTS, (y.detach(), *torch.autograd.grad(y, leaves, grad)), strict=True))
 
 
-def relative_error(value: Tensor, expected: Tensor) -> float:
-    difference = (value.double() - expected.double()).norm()
-    return float(difference / expected.double().norm().clamp_min(1e-30))
-
-
 @pytest.mark.parametrize("num_components", [1, 2, 12])
 @pytest.mark.parametrize("shape", [(1, 1, 24), (5, 7, 96), (2, 33, 768), (3, 9, 1056)])
 def test_equals_reference(shape: tuple[int, int, int], num_components: int) -> None:
@@ -51,6 +47,19 @@ def test_gates_of_zero_and_one_give_one_branch_exactly() -> None:
     _, tuned, frozen, _ = arguments = draw(gates, 3, 96)
     chosen = gates.repeat_interleave(24, dim=1)[:, None] == 1
     assert torch.equal(triton(arguments)["y"], torch.where(chosen, tuned, frozen))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, of the gate gradient
+def test_an_infinity_of_the_other_branch_does_not_show() -> None:
+    gates = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    grad, tuned, frozen, _ = arguments = draw(gates, 3, 48)
+    chosen = gates.repeat_interleave(24, dim=1)[:, None].expand_as(tuned) == 1
+    grad[0, 0, 0] = torch.inf
+    tuned[~chosen], frozen[chosen] = torch.inf, torch.nan
+    results = triton(arguments)
+    assert torch.equal(results["y"], torch.where(chosen, tuned, frozen))
+    assert torch.equal(results["tuned"], torch.where(chosen, grad, 0))
+    assert torch.equal(results["frozen"], torch.where(chosen, 0, grad))
 
 
 def test_float16_is_as_exact_as_the_two_branch_way() -> None:

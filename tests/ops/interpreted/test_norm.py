@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adaptive_ft_kernels import gated_layer_norm, path_on, reference
 from adaptive_ft_kernels.triton_path import norm
+from tests.ops.linear_cases import relative_error
 
 EPS = 1e-5
 RESULTS = ("y", "x", "gates", "delta_weight", "delta_bias")
@@ -45,11 +46,6 @@ def truth(arguments: list[Tensor], with_residual: bool, dtype: torch.dtype = tor
     leaves = [value.requires_grad_() for value in (total, gates, *deltas)]
     y = reference.gated_layer_norm(leaves[0], leaves[1], weight, bias, *leaves[2:], EPS)
     return dict(zip(RESULTS, (y.detach(), *torch.autograd.grad(y, leaves, grad)), strict=True))
-
-
-def relative_error(value: Tensor, expected: Tensor) -> float:
-    difference = (value.double() - expected.double()).norm()
-    return float(difference / expected.double().norm().clamp_min(1e-30))
 
 
 def check(arguments: list[Tensor], with_residual: bool = False, bound: float = 5e-6) -> None:

@@ -67,7 +67,22 @@ def test_half_precision_is_as_exact_as_torch(shape: tuple[int, ...], dtypes: Dty
 def test_every_tile(tile: Tile, grouped: Grouped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "product_tile", lambda *_: tile)
     # Nine and more tiles of outputs: the last group of the swizzle is not full.
-    check(draw(GATES["random"](15, 1), (20,), 9 * tile.outputs, 128), HALF_DTYPES[2], grouped)
+    check(draw(GATES["random"](15, 1), (20,), 9 * tile.m, 128), HALF_DTYPES[2], grouped)
+
+
+# Frozen and tuned rows end at, one past and one before the end of a tile of 64.
+@pytest.mark.parametrize("num_tuned", [64, 65, 127])
+@pytest.mark.parametrize("num_frozen", [64, 65, 127])
+def test_tails_of_the_row_tiles(num_frozen: int, num_tuned: int, grouped: Grouped) -> None:
+    assert product.product_tile(128, 64, 1, FULL, True, 80).n == 64
+    gates = (torch.randperm(num_frozen + num_tuned) >= num_frozen)[:, None].float()
+    check(draw(gates, (1,), 64, 64), FULL, grouped)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (120, 64, 64), (5, 768, 768)], ids=str)
+def test_sizes_of_the_models(shape: tuple[int, int, int], grouped: Grouped) -> None:
+    rows, block, num_inputs = shape
+    check(draw(GATES["random"](3, 1), (rows,), block, num_inputs), FULL, grouped)
 
 
 def test_no_bias(grouped: Grouped) -> None:
@@ -82,23 +97,6 @@ def test_no_bias(grouped: Grouped) -> None:
     assert relative_error(y, torch.where(gates == 1, tuned, frozen)) <= 2e-6
 
 
-def test_strided_rows_and_expanded_gradients(grouped: Grouped) -> None:
-    inputs = draw(GATES["random"](4, 1), (20,), 64, 64).to(torch.float32)
-    order = grouped(inputs.gates)
-    with torch.no_grad():
-        weights = (inputs.weight, inputs.bias, inputs.delta_weight, inputs.delta_bias)
-        y = linear.forward(inputs.x, *weights, *order)
-        part_of_wider = torch.randn(4, 20, 100)
-        part_of_wider[..., 7:71] = inputs.x
-        rows_first = inputs.x.transpose(0, 1).contiguous().transpose(0, 1)
-        for x in (part_of_wider[..., 7:71], rows_first):
-            assert not x.is_contiguous()
-            assert torch.equal(linear.forward(x, *weights, *order), y)
-        grad = torch.randn(64).expand(4, 20, 64)
-        of_x = linear.input_gradient(grad, inputs.weight, inputs.delta_weight, *order)
-        assert torch.equal(of_x, linear.input_gradient(grad.contiguous(), inputs.weight, inputs.delta_weight, *order))
-
-
 def test_two_runs_are_equal_and_leave_the_inputs_alone(grouped: Grouped) -> None:
     inputs = draw(GATES["random"](4, 1), (20,), 64, 64).to(torch.float32)
     before = [value.clone() for value in inputs.arguments()]
@@ -108,29 +106,29 @@ def test_two_runs_are_equal_and_leave_the_inputs_alone(grouped: Grouped) -> None
     assert all(torch.equal(old, new) for old, new in zip(before, inputs.arguments(), strict=True))
 
 
-@pytest.mark.parametrize("generation", [80, 90])
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtypes", [*HALF_DTYPES, FULL], ids=str)
-def test_every_tile_is_among_the_compiled_forms(dtypes: Dtypes, generation: int) -> None:
+def test_every_tile_is_among_the_compiled_forms(dtypes: Dtypes, capability: int) -> None:
     row_type = f"*{TYPE_NAMES[dtypes.rows]}"
     weight_type = f"*{TYPE_NAMES[dtypes.weights]}"
     listed = {
         (form.constants["OUTPUTS"], form.constants["ROWS"], form.constants["INNER"], form.num_warps, form.num_stages)
         for form in product.compiled_forms()
-        if (form.signature["x"], form.signature["weight"], form.capability) == (row_type, weight_type, generation)
+        if (form.signature["x"], form.signature["weight"], form.capability) == (row_type, weight_type, capability)
     }
     layers = ((64, 12), (64, 1), (768, 1), (3072, 1), (1024, 1), (4096, 1), (96, 3))
     reachable = {
-        product.product_tile(rows, outputs, components, dtypes, outputs % 64 == 0, generation)
+        product.product_tile(rows, outputs, components, dtypes, outputs % 64 == 0, capability)
         for rows, (outputs, components) in itertools.product((1, 640, 1280, 2304, 3584, 9216, 30720), layers)
     }
     assert {astuple(tile) for tile in reachable} == listed
 
 
-@pytest.mark.parametrize("generation", [80, 90])
-def test_padding_stays_below_a_tenth(generation: int) -> None:
+@pytest.mark.parametrize("capability", [80, 90])
+def test_padding_stays_below_a_tenth(capability: int) -> None:
     """Two groups end in at most one tile more than one group would."""
     for rows_per_sample in (20, 36, 56):
         for outputs, components in ((64, 12), (768, 1), (3072, 1)):
             num_rows = 64 * rows_per_sample
-            tile = product.product_tile(num_rows, outputs, components, HALF_DTYPES[0], True, generation)
-            assert (-(-num_rows // tile.rows) + 1) * tile.rows <= 1.1 * num_rows
+            tile = product.product_tile(num_rows, outputs, components, HALF_DTYPES[0], True, capability)
+            assert (-(-num_rows // tile.n) + 1) * tile.n <= 1.1 * num_rows
