@@ -1,8 +1,9 @@
-"""VL-BERT (VQA form, precomputed regions) in the manner of transformers."""
+"""VL-BERT (VQA form, precomputed regions) in the manner of transformers; checkpoints of the original convert."""
 
 from transformers import AutoConfig, AutoModel
 
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
+from adaptive_ft.models.vlbert.conversion import ConversionReport, convert_checkpoint
 from adaptive_ft.models.vlbert.modeling import (
     VLBertForQuestionAnswering,
     VLBertForQuestionAnsweringOutput,
@@ -10,10 +11,12 @@ from adaptive_ft.models.vlbert.modeling import (
 )
 
 __all__ = [
+    "ConversionReport",
     "VLBertConfig",
     "VLBertForQuestionAnswering",
     "VLBertForQuestionAnsweringOutput",
     "VLBertModel",
+    "convert_checkpoint",
 ]
 
 # With it AutoConfig reads the folder of a saved VL-BERT.
