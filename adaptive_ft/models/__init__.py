@@ -1,18 +1,22 @@
 """Model families the method knows: for each backbone class, where its components sit."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from transformers import LxmertModel
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models import lxmert
+from adaptive_ft.models import lxmert, vlbert
 from adaptive_ft.models.anatomy import Anatomy, Leaf
 from adaptive_ft.models.lxmert_attention import use_sdpa
 
 __all__ = ["FAMILIES", "Anatomy", "Leaf", "describe", "use_sdpa"]
 
-FAMILIES: dict[type[nn.Module], Callable[[nn.Module, str], Anatomy]] = {LxmertModel: lxmert.describe}
+FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
+    LxmertModel: lxmert.describe,
+    vlbert.VLBertModel: vlbert.describe,
+}
 
 
 def describe(model: nn.Module) -> Anatomy:
