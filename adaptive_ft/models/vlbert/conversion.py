@@ -71,7 +71,8 @@ def convert_checkpoint(
     """Weights for VLBertForQuestionAnswering(config) from an original `.model` file or its (state) dict, and a report.
 
     config: the sizes; None is the base size. weights: which copy to read where an adaptive strategy saved two;
-    "frozen" takes the `parallel_` one and falls back on the single copy of all other modules.
+    "frozen" takes the `parallel_` one and falls back on the single copy of all other modules. Beware: a run that the
+    original resumed has its frozen copies overwritten by the tuned ones.
 
     Raises UserError for a file that torch cannot read as plain tensors, for one without weights of VL-BERT, for two
     weights that become the same one, and for a weight of another shape than `config` asks for.
