@@ -30,7 +30,7 @@ check: install
 # Every benchmark, and one table of them in docs/benchmarks (under 10 minutes on two CPU cores).
 bench: install
 	mkdir -p build
-	$(BIN)/python -m pytest kernels/benchmarks --benchmark-json build/benchmarks.json
+	$(BIN)/python -m pytest kernels/benchmarks --benchmark-json=build/benchmarks.json
 	$(BIN)/python kernels/benchmarks/write_table.py build/benchmarks.json docs/benchmarks
 
 world: install
