@@ -23,7 +23,7 @@ from adaptive_ft.components import ComponentMap
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, argmax_gates, straight_through_gumbel
 from adaptive_ft.models import describe
-from adaptive_ft.policy import BACKBONE_INPUTS, build_policy
+from adaptive_ft.policy import LightPolicy, MirrorPolicy, build_policy
 from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import unwrap, wrap
 
@@ -62,7 +62,9 @@ class AdaptiveModel(nn.Module):
         self._frozen_hash = _hash_real(frozen)
         self._disabled = False
         self.base = base.requires_grad_(True)
-        self.policy: nn.Module | None = None
+        for weight in frozen.values():
+            weight.requires_grad_(False)
+        self.policy: LightPolicy | MirrorPolicy | None = None
         if self.tying.decisions:
             # Before the wrapping: a mirror copies plain weights from the backbone.
             self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
@@ -114,7 +116,7 @@ class AdaptiveModel(nn.Module):
         if self.policy is None:
             gates_B0 = torch.zeros(batch, 0, device=device)
             return gates_B0, self.tying.expand(gates_B0), None
-        logits_BD2 = self.policy(**{name: inputs[name] for name in BACKBONE_INPUTS if name in inputs})
+        logits_BD2 = self.policy(**{name: value for name, value in inputs.items() if name in self.policy.input_names})
         gates_BD = self._gates(logits_BD2)
         return gates_BD, self.tying.expand(gates_BD), logits_BD2
 
@@ -227,7 +229,7 @@ class AdaptiveModel(nn.Module):
         Embeddings, pooler and head keep the values they have now: they have no frozen half to go back to.
         """
         unwrap(self.base, self.anatomy.leaves, torch.zeros(len(self.components)))
-        return self.base
+        return self.base.requires_grad_(True)
 
     def merge_and_unload(self, decisions: Tensor | None = None) -> nn.Module:
         """The base model as plain modules, each component with the weights that `decisions` [D] choose.
@@ -245,7 +247,7 @@ class AdaptiveModel(nn.Module):
             decisions = torch.zeros(0)
         gates_1D = _forced(decisions.unsqueeze(0), (1, len(self.decisions)))
         unwrap(self.base, self.anatomy.leaves, self.tying.expand(gates_1D)[0])
-        return self.base
+        return self.base.requires_grad_(True)
 
 
 def _hash_real(weights: Mapping[str, Tensor]) -> str | None:

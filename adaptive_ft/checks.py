@@ -36,6 +36,8 @@ LEAST = {
     "adapt.policy.language_layers": 1,
     "adapt.policy.region_layers": 1,
     "adapt.policy.cross_layers": 1,
+    "adapt.policy.layers": 1,
+    "adapt.policy.intermediate_size": 1,
     "optim.learning_rate": 0,
     "optim.head_learning_rate": 0,
     "optim.policy_learning_rate": 0,

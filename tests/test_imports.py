@@ -17,7 +17,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("kernels",),
     ("data",),
     ("gates", "components"),
-    ("losses", "strategies", "layers"),
+    ("losses", "strategies", "layers", "pooled_inputs"),
     ("models", "policy"),
     ("adaptive_config", "adaptive_files", "wrapping"),
     ("adapt",),
