@@ -4,10 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from transformers import LxmertModel
+from transformers import (
+    BertModel,
+    CLIPVisionModel,
+    DeiTModel,
+    Dinov2Model,
+    LxmertModel,
+    RobertaModel,
+    VisualBertModel,
+    ViTModel,
+)
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models import lxmert, vlbert
+from adaptive_ft.models import lxmert, single_stream, vlbert
 from adaptive_ft.models.anatomy import Anatomy, Leaf
 from adaptive_ft.models.lxmert_attention import use_sdpa
 
@@ -15,7 +24,14 @@ __all__ = ["FAMILIES", "Anatomy", "Leaf", "describe", "use_sdpa"]
 
 FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     LxmertModel: lxmert.describe,
-    vlbert.VLBertModel: vlbert.describe,
+    vlbert.VLBertModel: single_stream.describe,
+    BertModel: single_stream.describe,
+    RobertaModel: single_stream.describe,
+    VisualBertModel: single_stream.describe,
+    ViTModel: single_stream.describe,
+    DeiTModel: single_stream.describe,
+    Dinov2Model: single_stream.describe,
+    CLIPVisionModel: single_stream.describe,
 }
 
 

@@ -18,20 +18,25 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the backbone sits (`prefix`, "" for the model itself), its components and all their leaves."""
+    """Where the backbone sits (`prefix`, "" for the model itself), its components and all their leaves.
+
+    `ungated` names the weights inside the layers that belong to no leaf: they stay frozen for every strategy.
+    """
 
     prefix: str
     components: ComponentMap
     leaves: tuple[Leaf, ...]
+    ungated: tuple[str, ...] = ()
 
     def backbone(self, model: nn.Module) -> nn.Module:
         """The backbone inside `model`; what lies outside it is the task head."""
         return model.get_submodule(self.prefix)
 
     def frozen_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The pretrained weights of all leaves of a plain `model`, by name; the same for every strategy."""
-        return {
+        """The pretrained weights of a plain `model` that never train, by name; the same for every strategy."""
+        of_leaves: dict[str, Tensor] = {
             f"{leaf.path}.{name}": weight
             for leaf in self.leaves
             for name, weight in model.get_submodule(leaf.path).named_parameters()
         }
+        return of_leaves | {name: model.get_parameter(name) for name in self.ungated}

@@ -1,0 +1,65 @@
+"""Tiny random models of every single-stream family, and inputs for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertModel, CLIPVisionModel, DeiTModel, Dinov2Model, RobertaModel, VisualBertModel, ViTModel
+
+HEADS, WIDTH, LAYERS = 2, 8, 3
+SIZES = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
+FFN = {"intermediate_size": 20}
+TEXT = {"vocab_size": 30, "max_position_embeddings": 16, "pad_token_id": 0}
+PICTURE = {"image_size": 8, "patch_size": 4}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone class, the sizes of its tiny form, and makers of its inputs for B samples."""
+
+    backbone: type[nn.Module]
+    sizes: dict[str, Any]
+    inputs: Callable[[int], dict[str, Tensor]]
+
+    def config(self) -> Any:
+        return self.backbone.config_class(**SIZES, **self.sizes)
+
+    def build(self) -> Any:
+        """A backbone in evaluation mode whose weights are large enough that every component matters."""
+        model = self.backbone(self.config()).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model
+
+
+def words(batch: int) -> dict[str, Tensor]:
+    attention_mask = torch.ones(batch, 5, dtype=torch.long)
+    attention_mask[1::2, 3:] = 0
+    return {"input_ids": torch.randint(1, 30, (batch, 5)), "attention_mask": attention_mask}
+
+
+def words_and_regions(batch: int) -> dict[str, Tensor]:
+    visual_attention_mask = torch.ones(batch, 3)
+    visual_attention_mask[::2, 2:] = 0
+    regions = {"visual_embeds": torch.randn(batch, 3, 6), "visual_attention_mask": visual_attention_mask}
+    return words(batch) | regions
+
+
+def picture(batch: int) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(batch, 3, 8, 8)}
+
+
+TINY = {
+    "bert": Family(BertModel, {**FFN, **TEXT, **NO_DROPOUT}, words),
+    "roberta": Family(RobertaModel, {**FFN, **TEXT, **NO_DROPOUT, "max_position_embeddings": 20}, words),
+    "visual_bert": Family(VisualBertModel, {**FFN, **TEXT, **NO_DROPOUT, "visual_embedding_dim": 6}, words_and_regions),
+    "vit": Family(ViTModel, {**FFN, **PICTURE}, picture),
+    "deit": Family(DeiTModel, {**FFN, **PICTURE}, picture),
+    "dinov2": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 2}, picture),
+    "dinov2_swiglu": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 3, "use_swiglu_ffn": True}, picture),
+    "clip_vision": Family(CLIPVisionModel, {**FFN, **PICTURE}, picture),
+}
