@@ -1,15 +1,17 @@
 """Policy networks: shapes, where gates start, masks, cost, and independence from the base model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LxmertConfig, LxmertModel
+from transformers import BertConfig, BertModel, LxmertConfig, LxmertModel, ViTConfig, ViTModel
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig, build_policy
+from tests.models.tiny_families import TINY, Family
 
 KINDS = ("light", "mirror")
 
@@ -115,17 +117,30 @@ def test_policy_follows_the_dtype_of_the_backbone(backbone: LxmertModel, inputs:
     assert policy(**doubled).dtype == torch.float64
 
 
-def test_light_policy_costs_under_one_percent_at_base_size() -> None:
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: LxmertModel(LxmertConfig()), ("input_ids", "attention_mask", "visual_feats", "visual_pos")),
+        (lambda: BertModel(BertConfig()), ("input_ids",)),
+        (lambda: ViTModel(ViTConfig()), ("pixel_values",)),
+    ],
+    ids=["lxmert", "bert", "vit"],
+)
+def test_light_policy_costs_under_one_percent_at_base_size(
+    make: Callable[[], nn.Module], names: tuple[str, ...]
+) -> None:
     with torch.device("meta"):
-        backbone = LxmertModel(LxmertConfig())
-        inputs = {
+        backbone = make()
+        every = {
             "input_ids": torch.zeros(1, 20, dtype=torch.long),
             "attention_mask": torch.ones(1, 20),
             "visual_feats": torch.zeros(1, 36, 2048),
             "visual_pos": torch.zeros(1, 36, 4),
+            "pixel_values": torch.zeros(1, 3, 224, 224),
         }
+    inputs = {name: every[name] for name in names}
     light = build_policy(PolicyConfig(), backbone, 425)
-    assert _flops(light, inputs) < 0.01 * _flops(backbone, inputs)
+    assert 0 < _flops(light, inputs) < 0.01 * _flops(backbone, inputs)
 
 
 def _flops(module: nn.Module, inputs: dict[str, Tensor]) -> int:
@@ -138,3 +153,88 @@ def _flops(module: nn.Module, inputs: dict[str, Tensor]) -> int:
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         PolicyConfig(**options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", TINY.values(), ids=TINY)
+def test_every_family_is_decided_by_all_its_inputs(family: Family, kind: Any) -> None:
+    """Logits of one sample follow its own inputs, each of them, and no other sample's."""
+    policy: Any = build_policy(PolicyConfig(kind=kind, layers=1), family.build(), 7).eval()
+    inputs = family.inputs(3)
+    before = policy(**inputs)
+    assert before.shape == (3, 7, 2)
+    for name in {"input_ids", "visual_embeds", "pixel_values"} & inputs.keys():
+        other = {**inputs, name: inputs[name].clone()}
+        other[name][0] = other[name][0].flip(0) + (1 if name == "input_ids" else 0.5)
+        other[name].clamp_(max=29)
+        after = policy(**other)
+        assert (after[0] - before[0]).abs().max() > 1e-5, name
+        torch.testing.assert_close(after[1:], before[1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["bert", "visual_bert"])
+def test_padding_does_not_matter_to_other_families(name: str, kind: Any) -> None:
+    family = TINY[name]
+    policy: Any = build_policy(PolicyConfig(kind=kind), family.build(), 7).eval()
+    inputs = family.inputs(4)
+    before = policy(**inputs)
+    inputs["input_ids"][1::2, 3:] = 7
+    if name == "visual_bert":
+        inputs["visual_embeds"][::2, 2:] = 50.0
+    torch.testing.assert_close(policy(**inputs), before, rtol=1e-5, atol=1e-5)
+
+
+def test_light_policy_says_which_input_is_missing() -> None:
+    policy: Any = build_policy(PolicyConfig(), TINY["visual_bert"].build(), 7)
+    with pytest.raises(ValueError, match="visual_embeds is missing"):
+        policy(**TINY["bert"].inputs(2))
+
+
+def test_light_policy_refuses_inputs_it_does_not_know() -> None:
+    class Speech(BertModel):
+        def forward(self, input_values: Tensor) -> Tensor:
+            return input_values
+
+    with pytest.raises(UserError, match=r"cannot look at a Speech: .*takes input_values\. Choose policy 'mirror'"):
+        build_policy(PolicyConfig(), Speech(TINY["bert"].config()), 7)
+
+
+@pytest.mark.parametrize("family", TINY.values(), ids=TINY)
+def test_mirror_is_a_shrunk_backbone_of_the_same_class(family: Family) -> None:
+    base = family.build()
+    policy: Any = build_policy(PolicyConfig(kind="mirror", layers=2, intermediate_size=12), base, 7)
+    mirror = policy.backbone
+    assert type(mirror) is type(base)
+    assert mirror.config.num_hidden_layers == 2
+    assert base.config.num_hidden_layers == 3, "the base's own configuration stays"
+    weights, copies = dict(base.named_parameters()), dict(mirror.named_parameters())
+    narrowed = {name for name in copies if copies[name].shape != weights[name].shape}
+    assert all(torch.equal(copies[name], weights[name]) for name in copies.keys() - narrowed)
+    # Both weights and one bias of each layer's FFN, where its width is an option of the model.
+    assert len(narrowed) == (3 * 2 if hasattr(base.config, "intermediate_size") else 0)
+
+
+def test_mirror_of_a_smaller_base_is_no_larger() -> None:
+    policy: Any = build_policy(PolicyConfig(kind="mirror", layers=9), TINY["vit"].build(), 7)
+    assert (policy.backbone.config.num_hidden_layers, policy.backbone.config.intermediate_size) == (3, 20)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "config", "light", "mirror"),
+    [
+        # Word embeddings + head; embeddings, two layers with FFNs of 512, pooler + head.
+        (BertModel, BertConfig, 3_906_816 + 126_312, 23_837_184 + 2 * 3_153_152 + 590_592 + 1_737_576),
+        # Patch embedding + head; embeddings, layers, last norm, pooler + head.
+        (ViTModel, ViTConfig, 98_432 + 159_336, 742_656 + 2 * 3_153_152 + 1_536 + 590_592 + 1_737_576),
+    ],
+)
+def test_numbers_of_parameters_at_base_size(backbone: type[nn.Module], config: type, light: int, mirror: int) -> None:
+    with torch.device("meta"):
+        base = backbone(config())
+    assert size_of(build_policy(PolicyConfig(), base, 180)) == light
+    assert size_of(build_policy(PolicyConfig(kind="mirror"), base, 180)) == mirror
+
+
+def size_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
