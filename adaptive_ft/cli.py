@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": "read every byte of a shard set and compare it with its manifest",
     "eval": "answer the questions of any shard set with a trained run",
     "table": "print the strategy table of finished runs",
+    "inspect": "print the components of a model, a strategy's decisions, and the parameters",
 }
 HELP_WORDS = ("-h", "--help")
 

@@ -69,7 +69,7 @@ def build_base(
 
 def _pretrained(name: str, num_answers: int) -> LxmertForQuestionAnswering:
     """The checkpoint in float32, its answer head new where it has another one."""
-    model, report = _read(
+    model, report = read_pretrained(
         LxmertForQuestionAnswering.from_pretrained,
         name,
         num_qa_labels=num_answers,
@@ -110,7 +110,7 @@ def may_be_hub_id(name: str) -> bool:
     return not name.startswith(FOLDERS) and not name.endswith("/") and name.count("/") <= 1
 
 
-def _read(reader: Callable[..., Any], name: str, **options: Any) -> Any:
+def read_pretrained(reader: Callable[..., Any], name: str, **options: Any) -> Any:
     """Run one of transformers' readers and turn its failures into one sentence."""
     if not Path(name).is_dir() and not may_be_hub_id(name):
         raise UserError(f"model folder '{name}' does not exist (seen from '{Path.cwd()}').")
@@ -124,7 +124,7 @@ def _read(reader: Callable[..., Any], name: str, **options: Any) -> Any:
 
 def _check_fits(name: str, visual_feat_dim: int, vocab_size: int) -> None:
     """Refuse a checkpoint of another family or for other data, before its weights are read."""
-    found = _read(AutoConfig.from_pretrained, name)
+    found = read_pretrained(AutoConfig.from_pretrained, name)
     if not isinstance(found, LxmertConfig):
         raise UserError(f"model '{name}' is of type '{found.model_type}'; only 'lxmert' can be adapted.")
     if found.visual_feat_dim != visual_feat_dim:

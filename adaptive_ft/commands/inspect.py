@@ -1,0 +1,174 @@
+"""adaptive-ft inspect: what can be gated in a model, what a strategy decides, and how many parameters that takes."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+from tyro.conf import Positional
+
+from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
+from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.components import ComponentMap
+from adaptive_ft.models import Anatomy, describe
+from adaptive_ft.models.outline import outline
+from adaptive_ft.policy import PolicyConfig
+from adaptive_ft.tracking import quiet_libraries
+
+Kind = Literal["light", "mirror"]
+
+KINDS: tuple[Kind, ...] = ("light", "mirror")
+DECIDED = ("spottune", "spottune_res", "spottune_block")
+# What the original calls its partly frozen run.
+MOST_TUNED = 4
+WORDS = ("strategy", "policy")
+COUNTS = ("decisions", "dead")
+MILLIONS = ("trainable", "delta", "other", "head", "policy net", "frozen", "held")
+COLUMNS = (*WORDS, *COUNTS, *MILLIONS)
+LEGEND = (
+    "Millions of parameters. trainable = delta + other (embeddings, pooler) + head + policy net; frozen: pretrained\n"
+    "weights that some input may use; held: all in memory, with the pretrained half of weights that are always tuned."
+)
+
+
+@dataclass
+class Command:
+    """Print the components of a model, the decisions of a strategy and the parameters; reads config.json only."""
+
+    model: Positional[str]
+    """Hub id, or folder of a checkpoint."""
+    strategy: str | None = None
+    """One strategy in detail; default: a table over all."""
+    frozen_layers: tuple[int, ...] = ()
+    """For specific_k: 0-based numbers of the layers to freeze; in the table, adds that strategy."""
+    policy: Kind | None = None
+    """One policy network; default: both."""
+
+    def run(self) -> None:
+        """Print; raises UserError for a model, strategy or layer that does not exist."""
+        quiet_libraries()
+        model = outline(self.model)
+        anatomy = describe(model)
+        names = (self.strategy,) if self.strategy else self._strategies(len(anatomy.components.layers))
+        rows = list(self._adapted(names))
+        backbone = type(anatomy.backbone(model)).__name__
+        lines = [
+            f"{self.model}: {type(model).__name__}, backbone {backbone}, {len(anatomy.components)} components",
+            *component_lines(anatomy.components),
+            *ungated_lines(anatomy),
+            *(decision_lines(rows[0].model) if self.strategy else ()),
+            "",
+            *table([row.cells() for row in rows]),
+            LEGEND,
+        ]
+        print("\n".join(lines))
+
+    def _strategies(self, num_layers: int) -> tuple[str, ...]:
+        """Every strategy that needs no more than the model, in the order of the original's table."""
+        chosen = ("specific_k",) if self.frozen_layers else ()
+        return (*DECIDED, "standard", "pretrained_frozen", f"last_{min(MOST_TUNED, num_layers)}", *chosen)
+
+    def _adapted(self, strategies: Iterable[str]) -> Iterator["Adapted"]:
+        """The model adapted in every way, each built anew; one row for a strategy without a policy."""
+        for strategy in strategies:
+            # In the table the layers belong to one row; given with another strategy by name they are an error.
+            layers = self.frozen_layers if self.strategy or strategy == "specific_k" else ()
+            for kind in (self.policy,) if self.policy else KINDS:
+                config = AdaptiveConfig(strategy, layers, PolicyConfig(kind))
+                model = get_adaptive_model(outline(self.model), config)
+                yield Adapted(model, kind if model.decisions else "none")
+                if not model.decisions:
+                    break
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One row of the table."""
+
+    model: AdaptiveModel
+    policy: str
+    counts: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", self.model.count_parameters())
+
+    def cells(self) -> tuple[str, ...]:
+        """The row in words; parameters in millions."""
+        counts, tying = self.counts, self.model.tying
+        # Without a policy what has a delta is always tuned: its pretrained half is held but never used alone.
+        unused = 0 if tying.decisions else counts["delta"]
+        numbers = (
+            *(counts[group] for group in ("trainable", "delta", "other", "head", "policy")),
+            counts["frozen"] - unused,
+            counts["trainable"] + counts["frozen"],
+        )
+        return (
+            self.model.config.strategy,
+            self.policy,
+            str(len(tying.decisions)),
+            str(tying.live.count(False)),
+            *(f"{number / 1e6:.1f}" for number in numbers),
+        )
+
+
+def component_lines(components: ComponentMap) -> list[str]:
+    """One line for each run of layers with the same components, and one for the dead columns."""
+    places = {layer: [part.place for part in group] for layer, group in groupby(components, lambda part: part.layer)}
+    lines = []
+    for _, run in groupby(places, lambda layer: (layer.rpartition(".")[0], tuple(places[layer]))):
+        first, *others = run
+        span = f"{first} to {others[-1]}" if others else first
+        lines.append(f"  {span}: {len(places[first])} each: {', '.join(folded(places[first]))}")
+    dead = [column for column, live in enumerate(components.live) if not live]
+    return [*lines, f"  dead columns: {ranges(dead)}"] if dead else lines
+
+
+def decision_lines(model: AdaptiveModel) -> list[str]:
+    """One line a layer with its decisions' columns and names, and one for the dead ones."""
+    tying = model.tying
+    if not tying.decisions:
+        return [f"strategy {model.config.strategy}: no decisions"]
+    lines = [f"strategy {model.config.strategy}: {len(tying.decisions)} decisions"]
+    start = 0
+    for layer, group in groupby(tying.decisions, lambda name: ".".join(name.split(".")[:2])):
+        names = list(group)
+        inside = [name.removeprefix(layer).removeprefix(".") or "the whole layer" for name in names]
+        lines.append(f"  {ranges(range(start, start + len(names)))}: {layer}: {', '.join(folded(inside))}")
+        start += len(names)
+    dead = [column for column, live in enumerate(tying.live) if not live]
+    return [*lines, f"  dead decisions: {ranges(dead)}"] if dead else lines
+
+
+def ungated_lines(anatomy: Anatomy) -> list[str]:
+    """One line with the weights of the layers that no gate chooses, if any; the layer's number is left open."""
+    names = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in anatomy.ungated)
+    return [f"  always frozen: {', '.join(names)}"] if names else []
+
+
+def folded(places: Sequence[str]) -> list[str]:
+    """The places with the heads of one attention as one: "attention.head.0-11"."""
+    heads = re.compile(r"(.*\.head)\.(\d+)")
+    folds = []
+    for stem, run in groupby(places, lambda place: found[1] if (found := heads.fullmatch(place)) else place):
+        numbers = [int(found[2]) for place in run if (found := heads.fullmatch(place))]
+        folds.append(f"{stem}.{ranges(numbers)}" if numbers else stem)
+    return folds
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Rising numbers with their runs drawn together: "408-420, 422, 424"."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns, the two words to the left and the numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < len(WORDS) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (COLUMNS, *rows)
+    ]

@@ -1,0 +1,126 @@
+"""adaptive-ft inspect: components, decisions and parameters from a configuration alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertConfig, CLIPConfig, Dinov2Config, GPT2Config, LxmertConfig, ViTConfig
+
+from adaptive_ft.commands.inspect import Command, folded, ranges
+from adaptive_ft.errors import UserError
+
+
+@pytest.fixture
+def inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What the command prints for a configuration, in lines."""
+
+    def run(config: Any, architecture: str | None = None, **options: Any) -> list[str]:
+        config.architectures = architecture and [architecture]
+        config.save_pretrained(tmp_path)
+        Command(str(tmp_path), **options).run()
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def rows(lines: list[str]) -> dict[tuple[str, str], dict[str, float]]:
+    """The numbers of the table by (strategy, policy)."""
+    start = lines.index("") + 1
+    columns = lines[start].replace("policy net", "net").split()[2:]
+    cells = [line.split() for line in lines[start + 1 : -2]]
+    return {
+        (strategy, policy): dict(zip(columns, map(float, numbers), strict=True)) for strategy, policy, *numbers in cells
+    }
+
+
+def test_lxmert_has_the_originals_numbers(inspect: Any) -> None:
+    """213.9 M trainable; 32.0 M with 181.9 M frozen; policies of 66.3 and 65.1 M; 425, 38 and 19 decisions."""
+    lines = inspect(LxmertConfig(num_qa_labels=3129), "LxmertForQuestionAnswering")
+    assert lines[0].endswith("LxmertForQuestionAnswering, backbone LxmertModel, 425 components")
+    assert "  dead columns: 408-420, 422, 424" in lines
+    found = rows(lines)
+    assert (found["standard", "none"]["trainable"], found["standard", "none"]["frozen"]) == (213.9, 0)
+    frozen = found["pretrained_frozen", "none"]
+    assert (frozen["trainable"], frozen["frozen"]) == (32.0, 181.9)
+    assert [found[name, "mirror"]["net"] for name in ("spottune", "spottune_block")] == [66.3, 65.1]
+    assert [found[name, "light"]["decisions"] for name in ("spottune", "spottune_res", "spottune_block")] == [
+        425,
+        38,
+        19,
+    ]
+    assert found["spottune", "light"]["dead"] == 15
+
+
+def test_bert_has_the_originals_encoder(inspect: Any) -> None:
+    """85.1 M in 12 layers, of which last_4 leaves 56.7 M frozen and the original's four frozen layers 28.4 M."""
+    lines = inspect(BertConfig(), frozen_layers=(3, 4, 10, 11), policy="light")
+    assert "  layer.0 to layer.11: 15 each: attention.head.0-11, attention.output, ffn.in, ffn.out" in lines
+    found = rows(lines)
+    assert {name: row["frozen"] for (name, _), row in found.items()} == {
+        "spottune": 85.1,
+        "spottune_res": 85.1,
+        "spottune_block": 85.1,
+        "standard": 0,
+        "pretrained_frozen": 85.1,
+        "last_4": 56.7,
+        "specific_k": 28.4,
+    }
+    for row in found.values():
+        assert row["trainable"] == pytest.approx(sum(row[part] for part in ("delta", "other", "head", "net")), abs=0.21)
+        assert row["held"] == pytest.approx(109.5 + row["delta"] + row["net"], abs=0.21)
+
+
+def test_one_strategy_lists_its_decisions(inspect: Any) -> None:
+    lines = inspect(ViTConfig(num_hidden_layers=2), strategy="SpotTune_Res", policy="mirror")
+    at = lines.index("strategy SpotTune_Res: 4 decisions")
+    assert lines[at + 1 : at + 3] == ["  0-1: layer.0: attention, ffn", "  2-3: layer.1: attention, ffn"]
+    assert list(rows(lines)) == [("SpotTune_Res", "mirror")]
+    blocks = inspect(ViTConfig(num_hidden_layers=2), strategy="spottune_block")
+    assert "  1: layer.1: the whole layer" in blocks
+    assert list(rows(blocks)) == [("spottune_block", "light"), ("spottune_block", "mirror")]
+    assert "strategy standard: no decisions" in inspect(ViTConfig(num_hidden_layers=2), strategy="standard")
+
+
+def test_weights_without_a_gate_are_named(inspect: Any) -> None:
+    lines = inspect(Dinov2Config(num_hidden_layers=2), strategy="standard")
+    assert "  always frozen: encoder.layer.*.layer_scale1.lambda1, encoder.layer.*.layer_scale2.lambda1" in lines
+    row = rows(lines)["standard", "none"]
+    assert row["delta"] > 0
+
+
+def test_clip_is_its_picture_side(inspect: Any) -> None:
+    assert inspect(CLIPConfig(), "CLIPModel", strategy="standard")[0].endswith("CLIPVisionModel, 180 components")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "told"),
+    [
+        (GPT2Config(), {}, "is of type 'gpt2'; these can be adapted: lxmert, bert, "),
+        (ViTConfig(num_hidden_layers=2), {"strategy": "last_3"}, "needs K from 1 to 2"),
+        (ViTConfig(num_hidden_layers=2), {"strategy": "spotune"}, "unknown strategy 'spotune'. Did you mean"),
+        (ViTConfig(num_hidden_layers=2), {"frozen_layers": (2,)}, r"frozen_layers \[2\] do not exist"),
+    ],
+)
+def test_mistakes_print_nothing_but_one_sentence(
+    inspect: Any, capsys: pytest.CaptureFixture[str], config: Any, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=told) as refusal:
+        inspect(config, **options)
+    assert "\n" not in str(refusal.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot load the model"):
+        Command(str(tmp_path)).run()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such"}))
+    with pytest.raises(UserError, match="no_such"):
+        Command(str(tmp_path)).run()
+
+
+def test_runs_of_numbers_and_heads_are_drawn_together() -> None:
+    assert ranges([1, 2, 3, 5, 8, 9]) == "1-3, 5, 8-9"
+    assert ranges([]) == ""
+    places = ["a.head.0", "a.head.1", "a.output", "b.head.0", "ffn.in"]
+    assert folded(places) == ["a.head.0-1", "a.output", "b.head.0", "ffn.in"]
