@@ -40,4 +40,4 @@ def _named(config: Any, backbone: Any) -> Any:
     """The class that the configuration names, where it stands beside the backbone; else the backbone."""
     family = sys.modules[backbone.__module__]
     found = getattr(family, (config.architectures or [""])[0], backbone)
-    return found if found.config_class is type(config) else backbone
+    return found if getattr(found, "config_class", None) is type(config) else backbone

@@ -5,10 +5,12 @@ Shape suffixes: B batch, C components, D decisions.
 
 import copy
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -152,6 +154,20 @@ def test_unloading_gives_the_plain_model_back(family: Family) -> None:
     merged = adapt(base, "standard", learned=True)
     tuned = summary(merged, inputs)
     torch.testing.assert_close(summary(merged.merge_and_unload(), inputs), tuned, rtol=1e-5, atol=1e-6)
+
+
+@EVERY_FAMILY
+def test_saved_and_loaded_without_a_frozen_weight(family: Family, tmp_path: Path) -> None:
+    base, inputs = family.build(), family.inputs(2)
+    model = adapt(base, learned=True)
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "adaptive_model.safetensors", "pt") as file:
+        assert not {f"base.{name}" for name in model.anatomy.frozen_weights(base)} & set(file.keys())
+    loaded = AdaptiveModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert torch.equal(summary(loaded, inputs), summary(model, inputs))
+    other = family.build()
+    with pytest.raises(UserError, match="the base model differs"):
+        AdaptiveModel.from_pretrained(other, tmp_path)
 
 
 @pytest.mark.parametrize(
