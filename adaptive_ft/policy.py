@@ -91,8 +91,8 @@ class LightPolicy(nn.Module):
 class MirrorPolicy(nn.Module):
     """A shrunk backbone of the same class and width with a head on its pooled output.
 
-    Head: Linear(d, 2d), GELU, LayerNorm, Linear(2d, 2D), d the width of the pooled output, D the number of
-    decisions. Source: docs/method.md 3.
+    Head: Linear(d, h), GELU, LayerNorm, Linear(h, 2D), d the width of the pooled output, D the number of
+    decisions; h is 2d for two streams (LXMERT) and d for one, as in the original. Source: docs/method.md 3.
     """
 
     def __init__(self, config: PolicyConfig, backbone: nn.Module, num_decisions: int) -> None:
@@ -104,8 +104,9 @@ class MirrorPolicy(nn.Module):
         if config.init_from_base:
             _copy_shared(backbone, self.backbone)
         width = getattr(shrunk, "pooler_output_size", None) or shrunk.hidden_size
-        last = nn.Linear(2 * width, 2 * num_decisions)
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width), last)
+        inner = 2 * width if _has_two_streams(shrunk) else width
+        last = nn.Linear(inner, 2 * num_decisions)
+        self.head = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.LayerNorm(inner), last)
         start_near(last, config.initial_tuned_probability)
 
     def forward(self, **inputs: Any) -> Tensor:
@@ -141,10 +142,15 @@ def start_near(last: nn.Linear, tuned_probability: float) -> None:
         last.bias.copy_(last.bias.new_tensor([-half_log_odds, half_log_odds]).repeat(last.out_features // 2))
 
 
+def _has_two_streams(base: Any) -> bool:
+    """Whether the configuration counts language, region and cross layers, as LXMERT's."""
+    return all(hasattr(base, size) for size in TWO_STREAMS)
+
+
 def _shrunk(base: Any, config: PolicyConfig) -> Any:
     """The base's configuration with the mirror's sizes, where it has them."""
     shrunk = copy.deepcopy(base)
-    if all(hasattr(base, size) for size in TWO_STREAMS):
+    if _has_two_streams(base):
         for size, option in TWO_STREAMS.items():
             setattr(shrunk, size, getattr(config, option))
         return shrunk
