@@ -96,7 +96,7 @@ def test_clip_is_its_picture_side(inspect: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "told"),
     [
-        (GPT2Config(), {}, "is of type 'gpt2'; these can be adapted: lxmert, bert, "),
+        (GPT2Config(), {}, "is of type 'gpt2'; these can be adapted: lxmert, vl_bert, bert, "),
         (ViTConfig(num_hidden_layers=2), {"strategy": "last_3"}, "needs K from 1 to 2"),
         (ViTConfig(num_hidden_layers=2), {"strategy": "spotune"}, "unknown strategy 'spotune'. Did you mean"),
         (ViTConfig(num_hidden_layers=2), {"frozen_layers": (2,)}, r"frozen_layers \[2\] do not exist"),

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from transformers import BertModel, CLIPVisionModel, DeiTModel, Dinov2Model, RobertaModel, VisualBertModel, ViTModel
 
+from adaptive_ft.models.vlbert import VLBertModel
+
 HEADS, WIDTH, LAYERS = 2, 8, 3
 SIZES = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
 FFN = {"intermediate_size": 20}
 TEXT = {"vocab_size": 30, "max_position_embeddings": 16, "pad_token_id": 0}
 PICTURE = {"image_size": 8, "patch_size": 4}
+VL_BERT = {"visual_feat_dim": 6, "coordinate_waves": 2, "mask_token_id": 3, "region_dropout_prob": 0.0}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -49,6 +52,13 @@ def words_and_regions(batch: int) -> dict[str, Tensor]:
     return words(batch) | regions
 
 
+def words_and_boxes(batch: int) -> dict[str, Tensor]:
+    """VL-BERT's: the last real word is the [MASK] whose place it pools."""
+    given, corners = words_and_regions(batch), torch.rand(batch, 3, 4).sort(dim=2).values
+    given["input_ids"][::2, 4] = given["input_ids"][1::2, 2] = VL_BERT["mask_token_id"]
+    return {"visual_feats": given.pop("visual_embeds"), "visual_pos": corners, **given}
+
+
 def picture(batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, 3, 8, 8)}
 
@@ -57,6 +67,7 @@ TINY = {
     "bert": Family(BertModel, {**FFN, **TEXT, **NO_DROPOUT}, words),
     "roberta": Family(RobertaModel, {**FFN, **TEXT, **NO_DROPOUT, "max_position_embeddings": 20}, words),
     "visual_bert": Family(VisualBertModel, {**FFN, **TEXT, **NO_DROPOUT, "visual_embedding_dim": 6}, words_and_regions),
+    "vl_bert": Family(VLBertModel, {**FFN, **TEXT, **NO_DROPOUT, **VL_BERT}, words_and_boxes),
     "vit": Family(ViTModel, {**FFN, **PICTURE}, picture),
     "deit": Family(DeiTModel, {**FFN, **PICTURE}, picture),
     "dinov2": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 2}, picture),

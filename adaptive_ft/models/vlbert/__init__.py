@@ -2,7 +2,6 @@
 
 from transformers import AutoConfig, AutoModel
 
-from adaptive_ft.models.vlbert.anatomy import describe
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
 from adaptive_ft.models.vlbert.conversion import ConversionReport, convert_checkpoint
 from adaptive_ft.models.vlbert.modeling import (
@@ -18,7 +17,6 @@ __all__ = [
     "VLBertForQuestionAnsweringOutput",
     "VLBertModel",
     "convert_checkpoint",
-    "describe",
 ]
 
 # With it AutoConfig reads the folder of a saved VL-BERT.
