@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from adaptive_ft.build import build
+from adaptive_ft.build import build, choose_kernels
 from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.manifest import Manifest
@@ -42,6 +42,7 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
         return
     # What follows takes minutes: a mistake in the options must not wait for it.
     ranks.together(lambda: check_options(config))
+    ranks.together(lambda: choose_kernels(config, ranks.device.type))
     # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
     if not ranks.broadcast(WORLD.is_dir()):
         ranks.on_main(make_world)
@@ -56,7 +57,7 @@ def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
     What an interrupted try left is removed: it may have run with other ranks or another recipe.
     """
     base = load_run_config(["--config", str(RECIPES / "world_pretrain.yaml")])
-    base.ds_config = config.ds_config
+    base.ds_config, base.kernels = config.ds_config, config.kernels
     base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
     shutil.rmtree(Path(base.output_dir) / str(base.name), ignore_errors=True)
     print(f"pretraining the base model on the source domain; it is kept in {BASE}", flush=True)

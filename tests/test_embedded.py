@@ -6,7 +6,18 @@ import pytest
 
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.world.config import WorldConfig
-from adaptive_ft.embedded import BASE, RECIPES, WORLD, begin_pretraining, make_world, with_embedded_recipe
+from adaptive_ft.embedded import (
+    BASE,
+    RECIPES,
+    WORLD,
+    begin_pretraining,
+    make_world,
+    prepare_embedded,
+    with_embedded_recipe,
+)
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft_kernels import dispatch
 
 
 def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> None:
@@ -20,11 +31,24 @@ def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> N
 
 def test_the_base_is_the_same_for_any_number_of_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = RunConfig(ds_config="some.json")
+    config = RunConfig(ds_config="some.json", kernels="reference")
     batches = {ranks: begin_pretraining(config, ranks).per_device_train_batch_size * ranks for ranks in (1, 2, 4)}
     assert set(batches.values()) == {batches[1]}
     base = begin_pretraining(config, 2)
-    assert (base.ds_config, base.export_to) == ("some.json", str(BASE))
+    assert (base.ds_config, base.kernels, base.export_to) == ("some.json", "reference", str(BASE))
+
+
+def test_kernels_that_cannot_run_are_refused_before_minutes_of_work(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dispatch, "_missing_for_triton", lambda kind: "no such device")
+    monkeypatch.setattr(dispatch, "_demanded", [])
+    monkeypatch.setattr(dispatch, "_chosen", {})
+    config = load_run_config(with_embedded_recipe(["--kernels", "triton"]))
+    with pytest.raises(UserError, match=r"--kernels triton: .* no such device"):
+        prepare_embedded(config, ranks)
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_interrupted_pretraining_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
