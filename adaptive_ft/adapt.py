@@ -20,15 +20,15 @@ from transformers.utils import ModelOutput
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.adaptive_files import hash_weights, load_exactly, read_files, write_files
 from adaptive_ft.components import ComponentMap
+from adaptive_ft.decider import Decider, checked
 from adaptive_ft.errors import UserError
-from adaptive_ft.gates import GateHolder, argmax_gates, straight_through_gumbel
+from adaptive_ft.gates import GateHolder
 from adaptive_ft.models import describe
-from adaptive_ft.policy import LightPolicy, MirrorPolicy, build_policy
+from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import unwrap, wrap
 
 GROUPS = ("delta", "other", "head", "policy")
-CONSTANT_GATES = {"frozen": 0.0, "tuned": 1.0}
 
 
 def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveModel":
@@ -55,6 +55,7 @@ class AdaptiveModel(nn.Module):
         self.config = config
         self.anatomy = describe(base)
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
+        self.decider = Decider(self.tying, config)
         self.holder = GateHolder(config.gate_grad_fraction)
         self._leaf_paths = frozenset(leaf.path for leaf in self.anatomy.leaves)
         frozen = self.anatomy.frozen_weights(base)
@@ -64,7 +65,7 @@ class AdaptiveModel(nn.Module):
         self.base = base.requires_grad_(True)
         for weight in frozen.values():
             weight.requires_grad_(False)
-        self.policy: LightPolicy | MirrorPolicy | None = None
+        self.policy: Policy | None = None
         if self.tying.decisions:
             # Before the wrapping: a mirror copies plain weights from the backbone.
             self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
@@ -92,39 +93,18 @@ class AdaptiveModel(nn.Module):
         Raises ValueError for a policy of another shape, value or word, and for inputs of different batch
         sizes.
         """
-        gates_BD, gates_BC, logits_BD2 = self._decide("frozen" if self._disabled else policy, inputs)
-        self.holder.set(gates_BC)
+        forced = "frozen" if self._disabled else policy
+        if forced is None:
+            decided = self.decider.from_network(self.policy, inputs, training=self.training)
+        else:
+            decided = self.decider.forced(forced, inputs)
+        self.holder.set(decided.gates_BC)
         output = self.base(**{**inputs, "return_dict": True})
-        output["gates"] = gates_BD
+        output["gates"] = decided.gates_BD
         output.policy_logits = None
-        if logits_BD2 is not None:
-            output["policy_logits"] = logits_BD2
+        if decided.logits_BD2 is not None:
+            output["policy_logits"] = decided.logits_BD2
         return output
-
-    def _decide(self, policy: Tensor | str | None, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gates of the decisions, gates of the components, and the logits if the policy network ran."""
-        batch, device = _batch(inputs)
-        num_decisions = len(self.tying.decisions)
-        if isinstance(policy, str):
-            if policy not in CONSTANT_GATES:
-                raise ValueError(f"policy '{policy}' is unknown; give 'frozen', 'tuned', a tensor or None.")
-            gates = torch.full((batch, num_decisions + len(self.components)), CONSTANT_GATES[policy], device=device)
-            return gates[:, :num_decisions], gates[:, num_decisions:], None
-        if policy is not None:
-            forced_BD = _forced(policy, (batch, num_decisions)).to(device)
-            return forced_BD, self.tying.expand(forced_BD), None
-        if self.policy is None:
-            gates_B0 = torch.zeros(batch, 0, device=device)
-            return gates_B0, self.tying.expand(gates_B0), None
-        logits_BD2 = self.policy(**{name: value for name, value in inputs.items() if name in self.policy.input_names})
-        gates_BD = self._gates(logits_BD2)
-        return gates_BD, self.tying.expand(gates_BD), logits_BD2
-
-    def _gates(self, logits_BD2: Tensor) -> Tensor:
-        """Decisions from logits: sampled in training, the likelier choice in evaluation."""
-        if self.training or self.config.eval_decisions == "sample":
-            return straight_through_gumbel(logits_BD2, self.config.temperature)
-        return argmax_gates(logits_BD2)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -245,7 +225,7 @@ class AdaptiveModel(nn.Module):
                     f"set of weights; give decisions, a tensor of {len(self.decisions)} zeros and ones."
                 )
             decisions = torch.zeros(0)
-        gates_1D = _forced(decisions.unsqueeze(0), (1, len(self.decisions)))
+        gates_1D = checked(decisions.unsqueeze(0), (1, len(self.decisions)))
         unwrap(self.base, self.anatomy.leaves, self.tying.expand(gates_1D)[0])
         return self.base.requires_grad_(True)
 
@@ -253,23 +233,3 @@ class AdaptiveModel(nn.Module):
 def _hash_real(weights: Mapping[str, Tensor]) -> str | None:
     """The hash, or None for a model that has sizes but no values."""
     return None if any(value.is_meta for value in weights.values()) else hash_weights(weights)
-
-
-def _batch(inputs: Mapping[str, Any]) -> tuple[int, torch.device]:
-    """The batch size all input tensors share, and their device."""
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.dim()}
-    sizes = {name: value.shape[0] for name, value in tensors.items()}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"all inputs must have one batch size as their first dimension, they have {sizes}.")
-    return next(iter(sizes.values())), next(iter(tensors.values())).device
-
-
-def _forced(decisions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Given decisions as gates, checked."""
-    if tuple(decisions.shape) != shape:
-        raise ValueError(
-            f"forced decisions have shape {list(decisions.shape)}; inputs and strategy need {list(shape)}."
-        )
-    if not bool(((decisions == 0) | (decisions == 1)).all()):
-        raise ValueError("forced decisions must be 0 (frozen) or 1 (tuned) everywhere.")
-    return decisions if decisions.is_floating_point() else decisions.float()

@@ -116,10 +116,11 @@ class MirrorPolicy(nn.Module):
         return self.head(pooled_BE).unflatten(-1, (-1, 2))
 
 
+Policy = LightPolicy | MirrorPolicy
 POLICIES: dict[str, type[LightPolicy] | type[MirrorPolicy]] = {"light": LightPolicy, "mirror": MirrorPolicy}
 
 
-def build_policy(config: PolicyConfig, backbone: nn.Module, num_decisions: int) -> LightPolicy | MirrorPolicy:
+def build_policy(config: PolicyConfig, backbone: nn.Module, num_decisions: int) -> Policy:
     """The policy network that `config` asks for, on the device and in the dtype of the backbone.
 
     Its forward takes those of its `input_names` that are given and returns logits [B, D, 2].

@@ -19,7 +19,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("gates", "components"),
     ("losses", "strategies", "layers", "pooled_inputs"),
     ("models", "policy"),
-    ("adaptive_config", "adaptive_files", "wrapping"),
+    ("adaptive_config", "adaptive_files", "decider", "wrapping"),
     ("adapt",),
     ("adaptive_ft",),
     ("tasks",),
@@ -43,8 +43,8 @@ STRANGERS = {
     "kernels": {"adaptive_ft", *LEVEL} - {"kernels"},
     "data": set(LEVEL) - {"data", "errors", "whole_files"},
     "engine": set(LEVEL) - {"engine", "errors", "whole_files"},
-    "tasks": {"models", "adapt", "adaptive_ft", "policy", "layers", "gates"},
-    "analysis": {"models", "adapt", "adaptive_ft", "policy", "layers", "gates"},
+    "tasks": {"models", "adapt", "adaptive_ft", "policy", "decider", "layers", "gates"},
+    "analysis": {"models", "adapt", "adaptive_ft", "policy", "decider", "layers", "gates"},
 }
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "legacy"}
 MAX_FILE, MAX_FUNCTION, MAX_KERNEL, MAX_PARAMETERS = 300, 40, 80, 9
