@@ -38,6 +38,7 @@ LEAST = {
     "adapt.policy.cross_layers": 1,
     "adapt.policy.layers": 1,
     "adapt.policy.intermediate_size": 1,
+    "optim.warmup_steps": 0,
     "optim.learning_rate": 0,
     "optim.head_learning_rate": 0,
     "optim.policy_learning_rate": 0,

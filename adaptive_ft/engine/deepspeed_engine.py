@@ -74,9 +74,8 @@ class Engine:
 
     def step(self) -> dict[str, float]:
         """End a micro-batch; at the accumulation boundary clip, update and count. The learning rates used, by group."""
-        rates = set_learning_rates(
-            self.optimizer, schedule_factor(self.updates, self.total_updates, self.optim.warmup_ratio)
-        )
+        warmup = self.optim.warmup_updates(self.total_updates)
+        rates = set_learning_rates(self.optimizer, schedule_factor(self.updates, self.total_updates, warmup))
         boundary = self.deepspeed.is_gradient_accumulation_boundary()
         if boundary and not hasattr(self.optimizer, "_global_grad_norm"):
             self._plain_norm = self._norm_of_gradients()

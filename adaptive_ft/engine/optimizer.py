@@ -29,8 +29,15 @@ class OptimConfig:
     eps: float = 1e-6
     warmup_ratio: float = 0.1
     """Share of all updates during which the learning rate rises linearly."""
+    warmup_steps: int | None = None
+    """The same as a number of updates; takes the place of warmup_ratio."""
     max_grad_norm: float = 1.0
     """Clip the global gradient norm of all groups together (the original clipped the main network only); 0 = never."""
+
+    def warmup_updates(self, total_updates: int) -> int:
+        """Updates of warm-up in a run of `total_updates`, at most all of them."""
+        wanted = round(self.warmup_ratio * total_updates) if self.warmup_steps is None else self.warmup_steps
+        return min(wanted, total_updates)
 
 
 def build_optimizer(groups: Mapping[str, NamedParameters], config: OptimConfig, *, fused: bool) -> AdamW:
@@ -72,13 +79,12 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def schedule_factor(update: int, total_updates: int, warmup_ratio: float) -> float:
+def schedule_factor(update: int, total_updates: int, warmup: int) -> float:
     """Factor on every base learning rate at `update` (0-based): linear warm-up, then linear decay.
 
-    f(k) = (k + 1) / w for k < w, else (t - k) / (t - w), with w = round(warmup_ratio * t). Neither the first nor the
-    last update is wasted on a rate of zero (the original's first update was).
+    f(k) = (k + 1) / w for k < w, else (t - k) / (t - w), w the updates of warm-up. Neither the first nor the last
+    update is wasted on a rate of zero (the original's first or last one was).
     """
-    warmup = round(warmup_ratio * total_updates)
     if update < warmup:
         return (update + 1) / warmup
     return max(0.0, (total_updates - update) / max(1, total_updates - warmup))

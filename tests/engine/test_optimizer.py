@@ -49,17 +49,25 @@ def test_decay_pulls_and_adam_settings_arrive() -> None:
 
 def test_the_schedule_rises_then_falls_in_lines() -> None:
     """Ten updates, two of them warm-up: 1/2, 1, then 8/8 down to 1/8."""
-    factors = [schedule_factor(update, 10, 0.2) for update in range(10)]
+    factors = [schedule_factor(update, 10, 2) for update in range(10)]
     assert factors == pytest.approx([0.5, 1.0, *(left / 8 for left in range(8, 0, -1))])
 
 
-@pytest.mark.parametrize(("total", "warmup_ratio"), [(1, 0.0), (1, 1.0), (3, 0.1), (10, 1.0), (1000, 0.06)])
-def test_no_update_is_wasted(total: int, warmup_ratio: float) -> None:
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0), (1, 1), (3, 0), (10, 10), (1000, 60)])
+def test_no_update_is_wasted(total: int, warmup: int) -> None:
     """Every update has a rate above zero and at most the base rate; after the last there is none."""
-    factors = [schedule_factor(update, total, warmup_ratio) for update in range(total)]
+    factors = [schedule_factor(update, total, warmup) for update in range(total)]
     assert all(0 < factor <= 1 for factor in factors)
     assert max(factors) == 1
-    assert schedule_factor(total, total, warmup_ratio) == 0
+    assert schedule_factor(total, total, warmup) == 0
+
+
+def test_warm_up_is_a_share_or_a_number_of_updates() -> None:
+    """The number wins where it is given, also 0; neither lasts longer than the run."""
+    assert OptimConfig(warmup_ratio=0.06).warmup_updates(1000) == 60
+    assert OptimConfig(warmup_ratio=0.06, warmup_steps=500).warmup_updates(1000) == 500
+    assert OptimConfig(warmup_ratio=0.06, warmup_steps=0).warmup_updates(1000) == 0
+    assert OptimConfig(warmup_steps=500).warmup_updates(20) == 20
 
 
 def test_rates_are_a_function_of_the_update_alone() -> None:
