@@ -5,6 +5,7 @@ once per rank.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,17 @@ from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import build_base
+from adaptive_ft.models.loading import DataFacts, build_base
 from adaptive_ft.models.tokenizer import load_tokenizer
 from adaptive_ft.run_folder import RunFolder, open_run_folder
+from adaptive_ft.tasks.task import Task
 from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tasks.vqa_inputs import LxmertInputs, VLBertInputs
 from adaptive_ft.tracking import check_trackers
 from adaptive_ft_kernels import path_on, use_path
+
+# How each family of base models is asked a question.
+INPUTS: dict[str, type[LxmertInputs | VLBertInputs]] = {"lxmert": LxmertInputs, "vl_bert": VLBertInputs}
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Parts:
     train_shards: ShardSet
     val_shards: ShardSet
     tokenizer: PreTrainedTokenizerBase
-    task: VqaTask
+    task: Task
     model: AdaptiveModel
     numbers: EngineNumbers
     ds_config: dict[str, Any]
@@ -150,19 +156,33 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
         check_answered(shards)
     check_same_data(train_shards, val_shards)
     tokenizer = load_tokenizer(config.data.tokenizer, config.model, train_shards)
-    task = VqaTask(train_shards.manifest.answer_table, tokenizer, max_question_length=config.task.max_question_length)
+    facts = data_facts(train_shards.manifest.answer_table, train_shards.feature_dim, tokenizer)
     # All ranks start from the same weights; DeepSpeed broadcasts rank 0's besides.
     torch.manual_seed(config.seed)
-    base = build_base(
-        config.model,
-        num_answers=task.num_answers,
-        visual_feat_dim=train_shards.feature_dim,
-        vocab_size=len(tokenizer),
-    )
-    check_question_length(config.task.max_question_length, base.config.max_position_embeddings)
+    base = build_base(config.model, facts)
+    task = build_task(config, base, facts.answer_table, tokenizer)
     model = get_adaptive_model(base, config.adapt)
     check_export(config.export_to, model)
     return Parts(train_shards, val_shards, tokenizer, task, model, numbers, ds_config)
+
+
+def data_facts(answer_table: Sequence[str], feature_dim: int, tokenizer: PreTrainedTokenizerBase) -> DataFacts:
+    """What the data asks of a base model."""
+    return DataFacts(answer_table, feature_dim, len(tokenizer), tokenizer.mask_token_id)
+
+
+def build_task(
+    config: RunConfig, base: PreTrainedModel, answer_table: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Task:
+    """The task as the family of `base` is asked.
+
+    Raises:
+        UserError: questions of more tokens than `base` has positions for, or a tokenizer or answer table without use.
+    """
+    make = INPUTS[base.config.model_type]
+    longest = base.config.max_position_embeddings - make.other_positions
+    check_question_length(config.task.max_question_length, longest)
+    return VqaTask(answer_table, make(tokenizer, config.task.max_question_length), config.task)
 
 
 def choose_kernels(config: RunConfig, device: str) -> None:

@@ -29,6 +29,8 @@ LEAST = {
     "model.language_layers": 1,
     "model.region_layers": 1,
     "model.cross_layers": 1,
+    "model.layers": 1,
+    "model.visual_scale_init": 0,
     "model.max_position_embeddings": 1,
     "model.initializer_range": 0,
     "adapt.policy.embedding_size": 1,
@@ -46,7 +48,7 @@ LEAST = {
     "optim.eps": 0,
     "optim.max_grad_norm": 0,
 }
-SHARES = ("optim.warmup_ratio", "model.hidden_dropout", "model.attention_dropout")
+SHARES = ("optim.warmup_ratio", "model.hidden_dropout", "model.attention_dropout", "task.flip_probability")
 # What every generator of random numbers takes.
 MAX_SEED = 2**32 - 1
 

@@ -14,7 +14,8 @@ from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.strategies import Tying
-from adaptive_ft.tasks.vqa import VqaBatch, VqaTask
+from adaptive_ft.tasks.batch import TaskBatch
+from adaptive_ft.tasks.task import Task
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
 
 
@@ -33,7 +34,7 @@ def evaluate(
     forward: Callable[..., Any],
     stream: EvalStream,
     num_questions: int,
-    task: VqaTask,
+    task: Task,
     tying: Tying,
     ranks: Ranks,
     dtype: torch.dtype,
@@ -70,7 +71,7 @@ def answer(
     forward: Callable[..., Any],
     stream: EvalStream,
     num_questions: int,
-    task: VqaTask,
+    task: Task,
     tying: Tying,
     ranks: Ranks,
     dtype: torch.dtype,
@@ -94,8 +95,8 @@ def answer(
 
 
 def _passed(
-    forward: Callable[..., Any], stream: EvalStream, task: VqaTask, ranks: Ranks, dtype: torch.dtype
-) -> Iterator[tuple[VqaBatch, Any]]:
+    forward: Callable[..., Any], stream: EvalStream, task: Task, ranks: Ranks, dtype: torch.dtype
+) -> Iterator[tuple[TaskBatch, Any]]:
     """Every batch of the stream with the model's output for it."""
     for raw in stream:
         batch = task.collate(raw).to(ranks.device, dtype)

@@ -12,13 +12,14 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_ft.adapt import AdaptiveModel
-from adaptive_ft.build import Run
+from adaptive_ft.build import Run, build_task, data_facts
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.same_run import ADAPTIVE, check_same_run, shared_facts
+from adaptive_ft.tasks.task import Task
 from adaptive_ft.whole_files import write_whole
 
 TASK = "task.json"
@@ -47,7 +48,7 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
 
 def _task_facts(run: Run) -> dict[str, Any]:
     return {
-        "answer_table": run.parts.task.answer_table,
+        "answer_table": list(run.parts.task.answer_table),
         "visual_feat_dim": run.parts.train_shards.feature_dim,
         "feature_extractor": run.parts.train_shards.manifest.feature_extractor,
     }
@@ -91,7 +92,7 @@ class Restored:
     config: RunConfig
     model: AdaptiveModel
     tokenizer: PreTrainedTokenizerBase
-    answer_table: list[str]
+    task: Task
     feature_extractor: str
     step: int
 
@@ -119,15 +120,11 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
     tokenizer = AutoTokenizer.from_pretrained(place)
     if config.model.name is None:
         config.model.name = str(folder.base)
-    base = build_base(
-        config.model,
-        num_answers=len(facts["answer_table"]),
-        visual_feat_dim=facts["visual_feat_dim"],
-        vocab_size=len(tokenizer),
-    )
+    base = build_base(config.model, data_facts(facts["answer_table"], facts["visual_feat_dim"], tokenizer))
+    task = build_task(config, base, facts["answer_table"], tokenizer)
     model = AdaptiveModel.from_pretrained(base, place)
     step = checkpoints.read_manifest(tag)["step"]
-    return Restored(config, model, tokenizer, facts["answer_table"], facts["feature_extractor"], step)
+    return Restored(config, model, tokenizer, task, facts["feature_extractor"], step)
 
 
 def export_merged(run_path: Path, destination: Path) -> None:

@@ -95,7 +95,7 @@ class Trainer:
         return rates
 
     def _seed_step(self, update: int, micro: int) -> None:
-        """Seed dropout, Gumbel noise and the draws of gate gradients: they differ between ranks and micro-batches."""
+        """Seed augmentation, dropout, Gumbel noise and gate gradients: each rank and micro-batch has its own."""
         parts = [self.config.seed, update, micro, self.ranks.rank]
         seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
         torch.manual_seed(seed)
@@ -126,7 +126,7 @@ class Trainer:
         )
 
     def _forward_backward(self, raw: RawBatch) -> None:
-        batch = self.task.collate(raw).to(self.ranks.device, self.engine.dtype)
+        batch = self.task.collate(self.task.augment(raw)).to(self.ranks.device, self.engine.dtype)
         outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, get_adaptive_model
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.policy import PolicyConfig
 
 HEADS = 4
@@ -74,7 +74,7 @@ LAYERS = {
 def base() -> nn.Module:
     """A small LXMERT whose weights are large enough that every component matters."""
     torch.manual_seed(1)
-    model = build_base(SIZES, num_answers=7, visual_feat_dim=16, vocab_size=40).eval()
+    model = build_base(SIZES, DataFacts(list("abcdefg"), 16, 40)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 
 SIZES = ModelConfig(
     hidden_size=32,
@@ -20,7 +20,7 @@ SIZES = ModelConfig(
 
 
 def test_the_base_compiles_into_one_graph_with_the_same_gradients() -> None:
-    base = build_base(SIZES, num_answers=5, visual_feat_dim=8, vocab_size=50)
+    base = build_base(SIZES, DataFacts(list("abcde"), 8, 50))
     model = get_adaptive_model(base, AdaptiveConfig(strategy="spottune")).train()
     inputs = {
         "input_ids": torch.randint(0, 50, (4, 6)),

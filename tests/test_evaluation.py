@@ -13,7 +13,7 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import Restored, restore
-from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tasks.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def restored(finished_run: RunFolder) -> Restored:
 
 
 @pytest.fixture(scope="module")
-def task(restored: Restored) -> VqaTask:
-    return VqaTask(restored.answer_table, restored.tokenizer)
+def task(restored: Restored) -> Task:
+    return restored.task
 
 
 def run(
     restored: Restored,
-    task: VqaTask,
+    task: Task,
     shards: ShardSet,
     ranks: Ranks,
     *,
@@ -47,19 +47,19 @@ def run(
     return evaluate(forward, stream, count, task, restored.model.tying, ranks, torch.float32)
 
 
-def test_every_question_is_answered_once(restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks) -> None:
+def test_every_question_is_answered_once(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
     """77 questions in batches of 32 (the last one padded): 77 answers of the table, and the report counts 77."""
     found = run(restored, task, shards, ranks)
     asked = [question.question_id for batch in EvalStream(shards, batch_size=77) for question in batch.questions]
     assert sorted(found.answers) == sorted(asked)
-    assert set(found.answers.values()) <= set(restored.answer_table)
+    assert set(found.answers.values()) <= set(restored.task.answer_table)
     assert found.report is not None
     assert found.report.overall.num_questions == shards.num_examples
     assert found.usage.num_samples == shards.num_examples, "padding rows are no samples"
 
 
 def test_the_score_is_the_mean_of_the_answers_scores(
-    restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks
+    restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
 ) -> None:
     """Counted again from the answers and the questions alone."""
     found = run(restored, task, shards, ranks)
@@ -71,7 +71,7 @@ def test_the_score_is_the_mean_of_the_answers_scores(
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_the_batch_size_changes_nothing(
-    batch_size: int, restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks
+    batch_size: int, restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
 ) -> None:
     """Neither padding nor neighbours in the batch have a say, and there is no noise."""
     expected, found = run(restored, task, shards, ranks), run(restored, task, shards, ranks, batch_size=batch_size)
@@ -80,7 +80,7 @@ def test_the_batch_size_changes_nothing(
     assert torch.equal(found.usage.decision_shares(), expected.usage.decision_shares())
 
 
-def test_forced_policies_are_counted_as_such(restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks) -> None:
+def test_forced_policies_are_counted_as_such(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
     """All frozen is never, all tuned is always."""
     for policy, share in (("frozen", 0.0), ("tuned", 1.0)):
         found = run(restored, task, shards, ranks, policy=policy)
@@ -88,7 +88,7 @@ def test_forced_policies_are_counted_as_such(restored: Restored, task: VqaTask, 
 
 
 def test_a_plain_model_says_the_same_as_all_frozen(
-    restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks, tiny_base: Path
+    restored: Restored, task: Task, shards: ShardSet, ranks: Ranks, tiny_base: Path
 ) -> None:
     """With what always trains put back, all frozen answers as the base does that never saw an adapter."""
     plain = LxmertForQuestionAnswering.from_pretrained(tiny_base).eval()
@@ -102,14 +102,14 @@ def test_a_plain_model_says_the_same_as_all_frozen(
     assert frozen.answers == dict(zip(ids, answers, strict=True))
 
 
-def test_a_wrong_count_is_an_error(restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks) -> None:
+def test_a_wrong_count_is_an_error(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
     """A score over fewer questions than the manifest counts would be a wrong score."""
     with pytest.raises(ValueError, match="78"):
         run(restored, task, shards, ranks, expected=shards.num_examples + 1)
 
 
 def test_answering_gives_the_same_answers_unjudged(
-    restored: Restored, task: VqaTask, shards: ShardSet, ranks: Ranks
+    restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
 ) -> None:
     """The pass for questions without public answers says what the judged one says."""
     judged = run(restored, task, shards, ranks)

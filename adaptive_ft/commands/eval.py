@@ -19,7 +19,6 @@ from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.saving import Restored, restore
-from adaptive_ft.tasks.vqa import VqaTask
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer
 from adaptive_ft.tracking import quiet_libraries
 from adaptive_ft.whole_files import write_whole
@@ -54,13 +53,13 @@ class Command:
         if not ranks.is_main:
             return
         print(f"{self.checkpoint} ({self.which}, update {restored.step}, policy {self.policy}) on {shards.folder}")
-        if shards.manifest.answer_table_sha256 not in map(answer_table_hash, (restored.answer_table, ())):
-            print(f"these shards name other answers; the model chooses among its own {len(restored.answer_table)}")
+        if shards.manifest.answer_table_sha256 not in map(answer_table_hash, (restored.task.answer_table, ())):
+            print(f"these shards name other answers; the model chooses among its own {len(restored.task.answer_table)}")
         if found.report is None:
             print(f"{len(found.answers)} questions answered; they have no public answers to judge by")
         else:
             print_scores(found.report)
-            constant = best_constant_answer(all_questions(shards), restored.answer_table)
+            constant = best_constant_answer(all_questions(shards), restored.task.answer_table)
             told = f"soft {_soft(constant.score)}, official {_official(constant.score)}"
             print(f"best constant answer '{constant.answer}': {told}")
         print_usage(found)
@@ -90,16 +89,11 @@ class Command:
     def _answered(self, restored: Restored, shards: ShardSet, ranks: Ranks) -> Evaluation:
         dtype = torch.bfloat16 if restored.config.precision == "bf16" else torch.float32
         model = restored.model.to(ranks.device, dtype).eval()
-        task = VqaTask(
-            restored.answer_table,
-            restored.tokenizer,
-            max_question_length=restored.config.task.max_question_length,
-        )
         stream = EvalStream(shards, batch_size=self.batch_size, rank=ranks.rank, world_size=ranks.world_size)
         forward = functools.partial(model, policy=None if self.policy == "network" else self.policy)
         torch.manual_seed(restored.config.seed)
         one_pass = evaluate if shards.manifest.answered else answer
-        evaluation = one_pass(forward, stream, shards.num_examples, task, model.tying, ranks, dtype)
+        evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype)
         model.holder.check()
         return evaluation
 

@@ -17,7 +17,7 @@ from adaptive_ft.data.sources.join import Join, QuestionsByImage, records_withou
 from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import may_be_hub_id
+from adaptive_ft.models.bases.reading import may_be_hub_id
 
 # The usual cut for VQA v2: answers given to at least nine training questions.
 MIN_ANSWER_COUNT = 9

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import FAMILIES
-from adaptive_ft.models.loading import read_pretrained
+from adaptive_ft.models.bases.reading import read_pretrained
 
 BACKBONES: tuple[Any, ...] = tuple(FAMILIES)  # every one has the config_class of transformers' models
 

@@ -6,7 +6,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import ModelConfig, may_be_hub_id
+from adaptive_ft.models.bases.options import ModelConfig
+from adaptive_ft.models.bases.reading import is_file_name, may_be_hub_id
 
 TOKENIZER_FILE = "tokenizer_config.json"
 
@@ -35,5 +36,7 @@ def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> 
 
 
 def _brings_tokenizer(name: str) -> bool:
-    """A hub id always may; a folder does when a tokenizer was saved in it."""
-    return (Path(name) / TOKENIZER_FILE).is_file() if Path(name).is_dir() else may_be_hub_id(name)
+    """A hub id always may; a folder does when a tokenizer was saved in it; a file of weights never does."""
+    if Path(name).is_dir():
+        return (Path(name) / TOKENIZER_FILE).is_file()
+    return may_be_hub_id(name) and not is_file_name(name)

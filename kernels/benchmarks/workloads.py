@@ -20,7 +20,7 @@ from transformers import BertConfig, BertModel
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.models import Leaf
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.policy import PolicyConfig
 from adaptive_ft.wrapping import wrap
 from adaptive_ft_kernels import use_path
@@ -70,7 +70,8 @@ def _fraction(way: str) -> float:
 
 def _lxmert(way: str) -> Workload:
     """Two branches come with the mirror policy, as in the original; ours with the light one."""
-    model: nn.Module = build_base(ModelConfig(), num_answers=ANSWERS, visual_feat_dim=FEATURES, vocab_size=VOCABULARY)
+    facts = DataFacts([str(answer) for answer in range(ANSWERS)], FEATURES, VOCABULARY)
+    model: nn.Module = build_base(ModelConfig(), facts)
     if way != "ordinary":
         policy = PolicyConfig(kind="mirror" if way == "two branches" else "light")
         # Sampling also in evaluation: the likelier choices of an untrained policy are the same for all inputs.

@@ -7,10 +7,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, LxmertForQuestionAnswering, LxmertModel
+from transformers import BertConfig, LxmertModel, PreTrainedModel
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 
 TINY = ModelConfig(
     hidden_size=32,
@@ -26,9 +26,9 @@ TINY = ModelConfig(
 NUM_ANSWERS, FEATURES, WORDS = 5, 16, 40
 
 
-def build(name: str | None = None, answers: int = 5, features: int = 16, words: int = 40) -> LxmertForQuestionAnswering:
+def build(name: str | None = None, answers: int = 5, features: int = 16, words: int = 40) -> PreTrainedModel:
     config = TINY if name is None else ModelConfig(name=name)
-    return build_base(config, num_answers=answers, visual_feat_dim=features, vocab_size=words)
+    return build_base(config, DataFacts([str(n) for n in range(answers)], features, words))
 
 
 @pytest.fixture
@@ -46,12 +46,7 @@ def test_random_weights_of_the_sizes_asked_for() -> None:
 
 def test_heads_must_divide_the_hidden_size() -> None:
     with pytest.raises(UserError, match="hidden_size 32 is not a multiple of num_attention_heads 5"):
-        build_base(
-            ModelConfig(hidden_size=32, num_attention_heads=5),
-            num_answers=5,
-            visual_feat_dim=16,
-            vocab_size=40,
-        )
+        build_base(ModelConfig(hidden_size=32, num_attention_heads=5), DataFacts(["yes"], 16, 40))
 
 
 def test_a_folder_is_read_whole(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +67,7 @@ def test_weights_saved_in_bf16_come_in_float32(checkpoint: Path) -> None:
 def test_another_number_of_answers_gives_a_new_last_layer_and_says_so(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "adaptive_ft.models.loading"):
+    with caplog.at_level(logging.WARNING, "adaptive_ft.models.bases.reading"):
         model = build(str(checkpoint), answers=9)
     saved = load_file(checkpoint / "model.safetensors")
     assert model.answer_head.logit_fc[3].weight.shape == (9, 64)
@@ -111,7 +106,7 @@ def test_a_checkpoint_without_all_backbone_weights_is_refused(checkpoint: Path) 
 
 def test_another_family_is_refused(tmp_path: Path) -> None:
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is of type 'bert'; only 'lxmert'"):
+    with pytest.raises(UserError, match="is of type 'bert'; a run can start from: lxmert"):
         build(str(tmp_path))
 
 

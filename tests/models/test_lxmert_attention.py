@@ -10,7 +10,7 @@ from transformers.models.lxmert.modeling_lxmert import LxmertAttention
 
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.models import lxmert_attention, use_sdpa
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.models.lxmert_attention import SdpaLxmertAttention
 
 SIZES = {
@@ -172,7 +172,7 @@ def test_gated_projections_run_inside() -> None:
 
 def test_our_bases_are_fused_and_a_users_model_is_left_alone() -> None:
     sizes = ModelConfig(hidden_size=32, num_attention_heads=4, intermediate_size=48, language_layers=2)
-    base = build_base(sizes, num_answers=5, visual_feat_dim=16, vocab_size=40)
+    base = build_base(sizes, DataFacts(list("abcde"), 16, 40))
     own = get_adaptive_model(lxmert(), AdaptiveConfig()).base
     assert {type(module) for module in base.modules() if isinstance(module, LxmertAttention)} == {SdpaLxmertAttention}
     assert {type(module) for module in own.modules() if isinstance(module, LxmertAttention)} == {LxmertAttention}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, get_adaptive_model
 from adaptive_ft.gates import GateHolder, GatesDiverged
-from adaptive_ft.models.loading import ModelConfig, build_base
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft_kernels import Draws, gated_layer_norm, gated_linear, gated_mix, plan_gates, reference
 from adaptive_ft_kernels.dispatch import path_on, use_path
 from tests.ops.linear_cases import GATES, Inputs, draw, relative_error, run
@@ -261,7 +261,7 @@ def model() -> Iterator[AdaptiveModel]:
     """A small adapted LXMERT whose deltas have values."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
     layers = {"language_layers": 2, "region_layers": 1, "cross_layers": 1}
-    base = build_base(ModelConfig(**sizes, **layers), num_answers=7, visual_feat_dim=16, vocab_size=40)
+    base = build_base(ModelConfig(**sizes, **layers), DataFacts(list("abcdefg"), 16, 40))
     model = get_adaptive_model(base, AdaptiveConfig()).to(DEVICE).train()
     with torch.no_grad():
         for _, delta in model.parameter_groups()["delta"]:

@@ -13,7 +13,9 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTok
 from adaptive_ft.data.batch import RawBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.errors import UserError
-from adaptive_ft.tasks.vqa import VqaBatch, VqaTask
+from adaptive_ft.tasks.batch import TaskBatch
+from adaptive_ft.tasks.vqa import VqaTask
+from adaptive_ft.tasks.vqa_inputs import LxmertInputs
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "color", "is", "the", "dog", "?"]
 TABLE = ["", "red", "blue", "2"]
@@ -28,7 +30,7 @@ def task() -> VqaTask:
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return VqaTask(TABLE, PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special), max_question_length=8)
+    return VqaTask(TABLE, LxmertInputs(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special), 8))
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def test_lxmert_takes_the_batch_and_ignores_padding_boxes(task: VqaTask, raw: Ra
     model = LxmertForQuestionAnswering(config).eval()
     raw.box_mask_BN[0, 1] = False
 
-    def logits(batch: VqaBatch) -> torch.Tensor:
+    def logits(batch: TaskBatch) -> torch.Tensor:
         return task.logits(model(**batch.inputs))
 
     before = logits(task.collate(raw))
@@ -134,4 +136,4 @@ def test_lxmert_takes_the_batch_and_ignores_padding_boxes(task: VqaTask, raw: Ra
 @pytest.mark.parametrize(("table", "message"), [([], "empty"), (["a", "b", "a"], "'a' twice")])
 def test_bad_answer_tables(table: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        VqaTask(table, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordPiece({"[UNK]": 0}))))
+        VqaTask(table, LxmertInputs(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordPiece({"[UNK]": 0}))), 8))

@@ -1,0 +1,8 @@
+"""The kinds of base models a run can start from, by transformers' `model_type`; a new one is a file and a line here."""
+
+from adaptive_ft.models.bases.lxmert import LXMERT
+from adaptive_ft.models.bases.options import Family
+from adaptive_ft.models.bases.vlbert import VL_BERT
+
+BASES: dict[str, Family] = {"lxmert": LXMERT, "vl_bert": VL_BERT}
+DEFAULT = "lxmert"

@@ -1,0 +1,54 @@
+"""LXMERT as a base model: random weights, or a checkpoint in the form of transformers."""
+
+import torch
+from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
+
+from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
+from adaptive_ft.models.bases.reading import check_fits, check_report, read_pretrained
+from adaptive_ft.models.lxmert_attention import use_sdpa
+
+HEAD = "answer_head."
+
+
+def random(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
+    """Random weights of the sizes in `config`; the attention is the fused one (`use_sdpa`)."""
+    config.check_heads()
+    sizes = LxmertConfig(
+        vocab_size=facts.vocab_size,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        l_layers=config.language_layers,
+        r_layers=config.region_layers,
+        x_layers=config.cross_layers,
+        max_position_embeddings=config.max_position_embeddings,
+        initializer_range=config.initializer_range,
+        hidden_dropout_prob=config.hidden_dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        visual_feat_dim=facts.visual_feat_dim,
+        num_qa_labels=facts.num_answers,
+    )
+    model = LxmertForQuestionAnswering(sizes)
+    use_sdpa(model)
+    return model
+
+
+def pretrained(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
+    """The checkpoint, its answer head new where it has another one; the attention is the fused one (`use_sdpa`)."""
+    name = str(config.name)
+    check_fits(name, read_pretrained(AutoConfig.from_pretrained, name), facts)
+    model, report = read_pretrained(
+        LxmertForQuestionAnswering.from_pretrained,
+        name,
+        num_qa_labels=facts.num_answers,
+        # Without it the weights keep the type they were saved in; training owns float32 masters.
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    check_report(name, report, HEAD)
+    use_sdpa(model)
+    return model
+
+
+LXMERT = Family(random, pretrained)
