@@ -22,7 +22,7 @@ from adaptive_ft.adaptive_files import hash_weights, load_exactly, read_files, w
 from adaptive_ft.components import ComponentMap
 from adaptive_ft.decider import Decider, checked
 from adaptive_ft.errors import UserError
-from adaptive_ft.gates import GateHolder
+from adaptive_ft.gates import GateHolder, annealed_temperature
 from adaptive_ft.models import describe
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.strategies import tie
@@ -105,6 +105,10 @@ class AdaptiveModel(nn.Module):
         if decided.logits_BD2 is not None:
             output["policy_logits"] = decided.logits_BD2
         return output
+
+    def anneal(self, share: float) -> None:
+        """Set the Gumbel temperature to what it is after `share` of all updates, 0 to 1 (`annealed_temperature`)."""
+        self.decider.temperature = annealed_temperature(self.config.temperature, self.config.final_temperature, share)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:

@@ -19,16 +19,20 @@ class AdaptiveConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
     temperature: float = 5.0
-    """Of the Gumbel softmax in training; it scales the gradient, not the decisions."""
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions."""
     eval_decisions: Literal["argmax", "sample"] = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training."""
     gate_grad_fraction: float = 1.0
     """Share of samples whose gate gradient each component evaluates, above 0 to 1; below 1 it is cheaper and noisier,
     but unbiased."""
+    final_temperature: float | None = None
+    """Towards which the temperature moves exponentially over the run; default: it stays, as in the original."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; it must be positive.")
+        if self.final_temperature is not None and not self.final_temperature > 0:
+            raise UserError(f"final_temperature is {self.final_temperature}; it must be positive.")
         if not 0 < self.gate_grad_fraction <= 1:
             raise UserError(f"gate_grad_fraction is {self.gate_grad_fraction}; it lies above 0 and is at most 1.")
         if self.eval_decisions not in ("argmax", "sample"):

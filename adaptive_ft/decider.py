@@ -34,6 +34,7 @@ class Decider:
         self.tying = tying
         self.eval_decisions = config.eval_decisions
         self.temperature = config.temperature
+        """Of the next training step; `AdaptiveModel.anneal` moves it."""
 
     def from_network(self, network: Policy | None, inputs: Mapping[str, Any], *, training: bool) -> Decided:
         """Gates from the policy network; a strategy without decisions has none and needs no network.

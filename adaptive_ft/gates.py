@@ -133,6 +133,15 @@ def straight_through_gumbel(logits_BD2: Tensor, temperature: float) -> Tensor:
     return hard_BD + (soft_BD - soft_BD.detach())
 
 
+def annealed_temperature(start: float, end: float | None, share: float) -> float:
+    """The temperature after `share` of all updates, 0 to 1: start (end / start)^share; without an end it stays.
+
+    Early on all decisions get a gradient; at a low temperature almost only those that the noise could have turned
+    do. Source: Jang, Gu, Poole, arXiv:1611.01144, section 2.2.
+    """
+    return start if end is None else start * (end / start) ** share
+
+
 def argmax_gates(logits_BD2: Tensor) -> Tensor:
     """The likelier choice as gates [B, D], float32 0 or 1 without gradient; a tie is frozen.
 

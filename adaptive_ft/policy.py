@@ -1,15 +1,16 @@
 """Policy networks: from a sample to two logits per decision, index 1 = tuned.
 
 `light` pools small embeddings of the inputs (words, regions, patches): below 1 % of the backbone's FLOPs.
-`mirror` is a shrunk copy of the backbone, as in the original. Both own all their weights: none of the base
-model's parameters is used in their forward, so that every rank may gather the base's parameters where the base
-runs.
+`mirror` is a shrunk copy of the backbone, as in the original. `learned` and `fixed` (independent_policy.py) do not
+look at the input. All own their weights: none of the base model's parameters is used in their forward, so that every
+rank may gather the base's parameters where the base runs.
 
 Shape suffixes: B batch, E embedding size, D decisions; x2 = (frozen, tuned).
 """
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.independent_policy import FixedPolicy, LearnedPolicy, logits_of
 from adaptive_ft.models import use_sdpa
 from adaptive_ft.pooled_inputs import input_names, pooled_inputs
 
@@ -34,10 +36,12 @@ POOLED = ("pooled_output", "pooler_output")
 class PolicyConfig:
     """Which policy network, and its sizes."""
 
-    kind: Literal["light", "mirror"] = "light"
-    """light: pooled embeddings, below 1 % of the base's cost. mirror: a shrunk copy of the base, as the original."""
+    kind: Literal["light", "mirror", "learned", "fixed"] = "light"
+    """light: pooled embeddings, below 1 % of the base's cost. mirror: a shrunk copy of the base, as the original.
+    learned: one trained pair of logits per decision, the same for all inputs. fixed: the same, never trained (random
+    decisions; in evaluation too with --adapt.eval_decisions sample)."""
     initial_tuned_probability: float = 0.5
-    """Where all gates start, between 0 and 1."""
+    """Where all gates start (and with fixed stay), between 0 and 1."""
     embedding_size: int = 128
     """light: width of the embeddings of words, regions and patches."""
     hidden_size: int = 256
@@ -116,8 +120,17 @@ class MirrorPolicy(nn.Module):
         return self.head(pooled_BE).unflatten(-1, (-1, 2))
 
 
-Policy = LightPolicy | MirrorPolicy
-POLICIES: dict[str, type[LightPolicy] | type[MirrorPolicy]] = {"light": LightPolicy, "mirror": MirrorPolicy}
+Policy = LightPolicy | MirrorPolicy | LearnedPolicy | FixedPolicy
+POLICIES: dict[str, Callable[[PolicyConfig, nn.Module, int], Policy]] = {
+    "light": LightPolicy,
+    "mirror": MirrorPolicy,
+    "learned": lambda config, backbone, num_decisions: LearnedPolicy(
+        input_names(backbone), num_decisions, config.initial_tuned_probability
+    ),
+    "fixed": lambda config, backbone, num_decisions: FixedPolicy(
+        input_names(backbone), num_decisions, config.initial_tuned_probability
+    ),
+}
 
 
 def build_policy(config: PolicyConfig, backbone: nn.Module, num_decisions: int) -> Policy:
@@ -134,13 +147,11 @@ def build_policy(config: PolicyConfig, backbone: nn.Module, num_decisions: int) 
 def start_near(last: nn.Linear, tuned_probability: float) -> None:
     """Initialise the last layer so that every gate starts near `tuned_probability`.
 
-    With logits (f, t), P(tuned) = sigmoid(t - f); the bias sets t - f = ln(p / (1 - p)), small weights
-    spread it a little.
+    The bias holds `logits_of` that probability, small weights spread them a little.
     """
-    half_log_odds = 0.5 * math.log(tuned_probability / (1 - tuned_probability))
     nn.init.normal_(last.weight, std=INITIAL_LOGIT_SPREAD / math.sqrt(last.in_features))
     with torch.no_grad():
-        last.bias.copy_(last.bias.new_tensor([-half_log_odds, half_log_odds]).repeat(last.out_features // 2))
+        last.bias.copy_(logits_of(tuned_probability).repeat(last.out_features // 2))
 
 
 def _has_two_streams(base: Any) -> bool:

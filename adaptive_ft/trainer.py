@@ -88,6 +88,7 @@ class Trainer:
         """One optimizer update over all micro-batches of all ranks; the learning rates used, by group."""
         self.engine.module.train()
         update = self.engine.updates
+        self.run.parts.model.anneal(update / self.run.total_updates)
         for micro in range(self.config.gradient_accumulation_steps):
             self._seed_step(update, micro)
             self._forward_backward(next(self.run.train))
@@ -147,6 +148,8 @@ class Trainer:
         means, self.window = self.window.means(), MeanMeter()
         values = {f"train/{name}": value for name, value in means.items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
+        if self.tying.decisions:
+            values["train/temperature"] = self.run.parts.model.decider.temperature
         values |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
         if self.recorder:
             self.recorder.window(self.engine.updates, values)

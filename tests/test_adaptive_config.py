@@ -24,7 +24,14 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": 0.0}, {"eval_decisions": "guess"}, {"gate_grad_fraction": 0.0}, {"gate_grad_fraction": 1.5}],
+    [
+        {"temperature": 0.0},
+        {"final_temperature": 0.0},
+        {"final_temperature": float("nan")},
+        {"eval_decisions": "guess"},
+        {"gate_grad_fraction": 0.0},
+        {"gate_grad_fraction": 1.5},
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

@@ -38,9 +38,12 @@ STRATEGIES = {
     "last_2": (),
     "specific_k": (0, 3),
 }
-CASES = [
-    pytest.param((strategy, kind), id=f"{strategy}-{kind}") for strategy in STRATEGIES for kind in ("light", "mirror")
+LOOKING, BLIND = ("light", "mirror"), ("learned", "fixed")
+ROWS = [
+    *((strategy, kind) for strategy in STRATEGIES for kind in LOOKING),
+    *(("spottune", kind) for kind in BLIND),
 ]
+CASES = [pytest.param(row, id="-".join(row)) for row in ROWS]
 SELF = ("self.query", "self.key", "self.value")
 # Part of a component's name -> modules inside its layer, written down from the original's description.
 STREAM_LAYER = {

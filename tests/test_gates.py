@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptive_ft.gates import GateHolder, GatesDiverged, argmax_gates, straight_through_gumbel
+from adaptive_ft.gates import GateHolder, GatesDiverged, annealed_temperature, argmax_gates, straight_through_gumbel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,6 +44,12 @@ def test_gradient_is_that_of_the_tempered_softmax() -> None:
     noise = -torch.log(-torch.log(torch.rand(8, 6, 2) + 1e-20) + 1e-20)
     soft = ((logits + noise) / 5.0).softmax(-1)[..., 1]
     torch.testing.assert_close(gradient, torch.autograd.grad(soft.sum(), logits)[0])
+
+
+def test_the_temperature_is_annealed_by_equal_factors_or_stays() -> None:
+    annealed = [annealed_temperature(8.0, 0.5, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert annealed == pytest.approx([8.0, 4.0, 2.0, 1.0, 0.5])
+    assert annealed_temperature(5.0, None, 0.7) == 5.0
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])

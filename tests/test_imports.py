@@ -16,7 +16,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "whole_files"),
     ("kernels",),
     ("data",),
-    ("gates", "components"),
+    ("gates", "components", "independent_policy"),
     ("losses", "strategies", "layers", "pooled_inputs"),
     ("models", "policy"),
     ("adaptive_config", "adaptive_files", "decider", "wrapping"),

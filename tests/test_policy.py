@@ -149,6 +149,29 @@ def _flops(module: nn.Module, inputs: dict[str, Tensor]) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.parametrize("kind", ["learned", "fixed"])
+@pytest.mark.parametrize("probability", [0.5, 0.9])
+def test_policies_that_do_not_look_say_the_same_of_every_sample(
+    backbone: LxmertModel, inputs: dict[str, Tensor], kind: Any, probability: float
+) -> None:
+    policy: Any = build_policy(PolicyConfig(kind=kind, initial_tuned_probability=probability), backbone.double(), 7)
+    logits_BD2 = policy(**inputs)
+    assert logits_BD2.dtype == torch.float64
+    torch.testing.assert_close(logits_BD2.softmax(dim=-1)[..., 1], torch.full((5, 7), probability).double())
+    assert policy.input_names == build_policy(PolicyConfig(), backbone, 7).input_names
+
+
+def test_learned_logits_train_and_fixed_ones_are_no_weights(backbone: LxmertModel, inputs: dict[str, Tensor]) -> None:
+    learned: Any = build_policy(PolicyConfig(kind="learned"), backbone, 7)
+    assert size_of(learned) == 7 * 2
+    learned(**inputs)[:, 3, 1].sum().backward()
+    assert learned.logits.grad.nonzero().tolist() == [[3, 1]], "every decision has logits of its own"
+    assert learned.logits.grad[3, 1] == 5, "every sample teaches them"
+    fixed: Any = build_policy(PolicyConfig(kind="fixed"), backbone, 7)
+    assert size_of(fixed) == 0
+    assert not fixed.state_dict()
+
+
 @pytest.mark.parametrize("options", [{"kind": "heavy"}, {"initial_tuned_probability": 1.0}])
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

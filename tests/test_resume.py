@@ -23,7 +23,7 @@ Tiny = Callable[..., list[str]]
 
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2")
 # Two epochs of about 15 updates on 2 ranks, a checkpoint at every second update and after each epoch.
-LONG = ("--max_steps", "31", "--save_steps", "2", "--adapt.strategy", "spottune")
+LONG = ("--max_steps", "31", "--save_steps", "2", "--adapt.strategy", "spottune", "--adapt.final_temperature", "0.5")
 PATIENCE_SECONDS = 120
 
 

@@ -107,7 +107,7 @@ def test_a_run_that_would_have_ended_before_is_refused(resumed: Resumed) -> None
         ("--strategy", "SpotTune_Block"),
         ("--max_steps", "9"),
         ("--optim.learning_rate", "1e-4"),
-        ("--adapt.temperature", "2"),
+        ("--adapt.temperature", "2", "--adapt.final_temperature", "1"),
         ("--losses.budget", "0.25"),
     ],
 )

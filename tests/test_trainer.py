@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
@@ -65,6 +66,35 @@ def test_a_resumed_run_takes_the_rates_of_its_config(fit: Fit) -> None:
     rates = lines(folder, "learning_rate/delta")
     assert all(rates[step] > 1e-4 for step in (1, 2, 3))
     assert all(0 < rates[step] <= 1e-4 for step in (4, 5))
+
+
+def test_the_temperature_falls_with_the_updates_alone(fit: Fit) -> None:
+    """4 (1/4)^(u/4) in update u = 0..3, also where the run was resumed; without decisions there is none."""
+    words = ("--adapt.temperature", "4", "--adapt.final_temperature", "1", "--save_steps", "2")
+    _, folder = fit("annealed", *words, "--max_steps", "4")
+    expected = {1: 4.0, 2: 4 * 0.25**0.25, 3: 2.0, 4: 4 * 0.25**0.75}
+    assert lines(folder, "train/temperature") == pytest.approx(expected)
+    _, folder = fit("annealed", *words, "--max_steps", "8", "--resume", "auto")
+    assert lines(folder, "train/temperature") == pytest.approx(
+        expected | {step + 1: 4 * 0.25 ** (step / 8) for step in (4, 5, 6, 7)}
+    )
+    _, folder = fit("undecided", "--strategy", "standard")
+    assert not lines(folder, "train/temperature")
+
+
+@pytest.mark.parametrize(("policy", "trains"), [("learned", True), ("fixed", False)])
+def test_policies_that_do_not_look_go_through_a_whole_run(policy: str, trains: bool, fit: Fit) -> None:
+    """Training with a loss on the decisions, evaluation and resume; what never trains has no optimizer group."""
+    words = ("--policy", policy, "--losses.budget_scale", "1", "--optim.policy_learning_rate", "0.1")
+    fit(policy, *words)
+    summary, folder = fit(policy, *words, "--resume", "auto", "--max_steps", "4")
+    assert summary["policy"] == policy
+    assert bool(lines(folder, "learning_rate/policy")) == trains
+    assert all(math.isfinite(value) for value in lines(folder, "train/loss_budget").values())
+    weights = load_file(next(folder.path.glob("checkpoints/step_000004/adaptive/*.safetensors")))
+    moved = {name: value for name, value in weights.items() if name.startswith("policy.")}
+    assert bool(moved) == trains
+    assert all(value.any() for value in moved.values()), "from logits of zero"
 
 
 def test_seconds_count_all_processes(tiny: Callable[..., list[str]], ranks: Ranks, fit: Fit, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from adaptive_ft.models.outline import outline
 from adaptive_ft.policy import PolicyConfig
 from adaptive_ft.tracking import quiet_libraries
 
-Kind = Literal["light", "mirror"]
+Kind = Literal["light", "mirror", "learned", "fixed"]
 
+# The networks that look at the input; the others have two numbers per decision, or none that trains.
 KINDS: tuple[Kind, ...] = ("light", "mirror")
 DECIDED = ("spottune", "spottune_res", "spottune_block")
 # What the original calls its partly frozen run.
@@ -43,7 +44,7 @@ class Command:
     frozen_layers: tuple[int, ...] = ()
     """For specific_k: 0-based numbers of the layers to freeze; in the table, adds that strategy."""
     policy: Kind | None = None
-    """One policy network; default: both."""
+    """One policy; default: both that look at the input."""
 
     def run(self) -> None:
         """Print; raises UserError for a model, strategy or layer that does not exist."""
