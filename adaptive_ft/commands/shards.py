@@ -1,14 +1,15 @@
-"""adaptive-ft shards: questions and region features of published formats become tar shards with a manifest."""
+"""adaptive-ft shards: questions with region features, or labelled pictures, become tar shards with a manifest."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
+from adaptive_ft.commands.picture_shards import write_picture_shards
 from adaptive_ft.data.answers import build_answer_table, process_answer
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord
@@ -26,7 +27,7 @@ MIN_ANSWER_COUNT = 9
 @dataclass
 class Command:
     """Convert question files and features to shards; without --features the shards hold questions only (for
-    --data.blind).
+    --data.blind). With --pictures: labelled pictures for image classification.
     """
 
     output: Path
@@ -34,12 +35,16 @@ class Command:
     source: QuestionFiles = field(default_factory=QuestionFiles)
     features: Path | None = None
     """LXMERT's TSV of region features, plain or gzip."""
+    pictures: Path | None = None
+    """Folder of JPEG or PNG pictures to classify, instead of questions: SPLIT/LABEL/NAME.jpg, or as --labels says."""
+    labels: Path | None = None
+    """CSV path,label[,split] with a header; paths as seen from the folder of --pictures."""
     split: str = "train"
     like: Path | None = None
     """Shards whose answer table and tokenizer these get (a validation set takes those of its training set)."""
     answers: Path | None = None
     """JSON list of the answer table (LXMERT's trainval_label2ans.json); default: the answers of at least
-    min_answer_count questions.
+    min_answer_count questions, or the labels of the pictures, sorted.
     """
     min_answer_count: int = MIN_ANSWER_COUNT
     tokenizer: str = "bert-base-uncased"
@@ -53,6 +58,22 @@ class Command:
 
     def run(self) -> None:
         """Read, join, write, and say what was written and what was left out."""
+        if self.pictures is None and self.labels is None:
+            self._run_on_questions()
+        else:
+            self._run_on_pictures()
+
+    def _run_on_pictures(self) -> None:
+        if self.pictures is None or self.features is not None or self.source != QuestionFiles():
+            raise UserError(
+                "--labels belongs to --pictures, and --pictures stands alone: without --source or --features."
+            )
+        classes = list(Manifest.load(self.like).answer_table) if self.like is not None else None
+        if self.answers is not None and classes is None:
+            classes = _read_table(self.answers)
+        write_picture_shards(self.output, self.pictures, self.labels, self.split, classes, self.images_per_shard)
+
+    def _run_on_questions(self) -> None:
         if self.like is None and not Path(self.tokenizer).is_dir() and not may_be_hub_id(self.tokenizer):
             raise UserError(f"--tokenizer '{self.tokenizer}' is no folder, and it cannot be a hub id.")
         questions = self.source.read()
@@ -97,7 +118,7 @@ class Command:
             manifest = Manifest.load(self.like)
             return list(manifest.answer_table), _seen_from(self.output, self.like, manifest.tokenizer)
         if self.answers is not None:
-            return _read_table(self.answers), _seen_from(self.output, Path(), self.tokenizer)
+            return _written(_read_table(self.answers)), _seen_from(self.output, Path(), self.tokenizer)
         everyone = (question for asked in questions.values() for question in asked)
         table = build_answer_table(everyone, min_count=self.min_answer_count)
         if self.source.answered and not table:
@@ -124,15 +145,16 @@ def _seen_from(output: Path, start: Path, tokenizer: str | None) -> str | None:
 
 
 def _read_table(path: Path) -> list[str]:
-    """The answer table of a JSON list, in the official writing, empty and doubled entries left out."""
+    """The answer table of a JSON list, empty and doubled entries left out."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"The answer table '{path}' cannot be read: {error}") from error
     if not isinstance(content, list) or not all(isinstance(answer, str) for answer in content):
         raise UserError(f"The answer table '{path}' must be a JSON list of texts.")
-    return list(dict.fromkeys(_written(content)))
+    return list(dict.fromkeys(filter(None, content)))
 
 
-def _written(answers: Iterable[str]) -> Iterator[str]:
-    return (written for written in map(process_answer, answers) if written)
+def _written(answers: Iterable[str]) -> list[str]:
+    """Answers in the official writing, each once."""
+    return list(dict.fromkeys(filter(None, map(process_answer, answers))))

@@ -1,7 +1,7 @@
 """Data: source readers -> shards with a manifest -> streams of raw batches; knows no task and no model."""
 
 from adaptive_ft.data.answers import build_answer_table, process_answer, question_scores, soft_scores
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.batch import PictureBatch, RawBatch
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
 from adaptive_ft.data.shard_set import ShardSet, verify
@@ -12,6 +12,7 @@ __all__ = [
     "EvalStream",
     "ImageRecord",
     "Manifest",
+    "PictureBatch",
     "Question",
     "RawBatch",
     "ShardInfo",

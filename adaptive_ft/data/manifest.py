@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 FEATURE_DTYPES = {"float16": "f16", "float32": "f32"}  # numpy name -> ending of the tar member
 BOX_CONVENTION = "x1 y1 x2 y2, pixels"
+QUESTIONS, LABELLED_PICTURES = CONTENTS = ("questions", "labelled pictures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class ShardInfo:
     """What the writer of a shard set has to say about it.
 
     `feature_dtype` is how features are stored: "float16" or "float32". `tokenizer` is a hub id or a folder
-    relative to the shard folder. `answered=False` declares a split without public answers.
+    relative to the shard folder. `answered=False` declares a split without public answers. `content` is what an
+    example is: a question, or a picture with one label of the answer table.
     """
 
     split: str
@@ -32,12 +34,15 @@ class ShardInfo:
     feature_dtype: str = "float16"
     box_convention: str = BOX_CONVENTION
     answered: bool = True
+    content: str = QUESTIONS
 
     def __post_init__(self) -> None:
         if self.feature_dtype not in FEATURE_DTYPES:
             raise UserError(f"feature_dtype '{self.feature_dtype}' is unknown; use {' or '.join(FEATURE_DTYPES)}")
         if self.box_convention != BOX_CONVENTION:
             raise UserError(f"box_convention '{self.box_convention}' is unknown; convert to '{BOX_CONVENTION}'")
+        if self.content not in CONTENTS:
+            raise UserError(f"content '{self.content}' is unknown; use one of {', '.join(CONTENTS)}")
         if self.answered and not self.answer_table:
             raise UserError(f"split '{self.split}' has answers, so it needs an answer table that is not empty")
         if len(set(self.answer_table)) != len(self.answer_table):
@@ -78,6 +83,8 @@ class Manifest:
     answer_table_sha256: str
     answer_table: tuple[str, ...]
     shards: tuple[ShardEntry, ...]
+    content: str = QUESTIONS
+    """Sets written before there were labelled pictures do not tell it."""
 
     def save(self, folder: Path) -> None:
         """Write folder/manifest.json in one step: a reader sees the whole file or none."""
@@ -121,6 +128,8 @@ class Manifest:
             total, listed = getattr(self, name), sum(getattr(shard, name) for shard in self.shards)
             if total != listed:
                 raise UserError(f"{path} says {total} {name}, its shards sum up to {listed}; it was edited")
+        if self.content not in CONTENTS:
+            raise UserError(f"{path}: content '{self.content}' is unknown; it was edited")
         if self.feature_dtype not in FEATURE_DTYPES or self.box_convention != BOX_CONVENTION:
             raise UserError(
                 f"{path}: feature type '{self.feature_dtype}' or box convention '{self.box_convention}' "
@@ -141,6 +150,7 @@ def answer_table_hash(answers: Sequence[str]) -> str:
 
 def _require_keys(kind: type[Manifest] | type[ShardEntry], content: Mapping[str, Any], place: str) -> None:
     expected = {field.name for field in fields(kind)}
-    missing, unknown = sorted(expected - set(content)), sorted(set(content) - expected)
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    missing, unknown = sorted(needed - set(content)), sorted(set(content) - expected)
     if missing or unknown:
         raise UserError(f"{place} does not match: missing keys {missing}, unknown keys {unknown}")

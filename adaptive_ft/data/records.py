@@ -4,7 +4,7 @@ Shape suffixes: N regions (boxes) of one image, D feature size, 4 = x1 y1 x2 y2.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +70,49 @@ def validate_record(record: ImageRecord, *, answered: bool = True) -> None:
         _check_regions(record)
         _check_questions(record.questions, answered)
     except UserError as error:
-        origin = f" (read from {record.origin})" if record.origin else ""
-        raise UserError(f"image '{record.image_id}'{origin}: {error}") from None
+        raise UserError(f"{told(record)}: {error}") from None
+
+
+def labelled_picture(
+    image_id: str, number: int, label: str, picture: bytes, size: tuple[int, int], origin: str = ""
+) -> ImageRecord:
+    """A picture of `size` (width, height) with its label: an image without regions, and one question answered by it.
+
+    Classes are then an answer table, the score of an answer is 1 or 0, and nothing downstream needs a second form.
+    """
+    label_question = Question(
+        question_id=number, text="label", question_type="label", answer_type="label", answers=(), scores={label: 1.0}
+    )
+    return ImageRecord(
+        image_id=image_id,
+        width=size[0],
+        height=size[1],
+        boxes=np.empty((0, 4), dtype=np.float32),
+        features=np.empty((0, 0), dtype=np.float32),
+        questions=(label_question,),
+        picture=picture,
+        origin=origin,
+    )
+
+
+def validate_labelled_picture(record: ImageRecord, classes: Container[str]) -> None:
+    """Check what a valid record promises besides in a set of labelled pictures: pixels, and one label of `classes`.
+
+    Raises UserError naming the image and the origin of the record.
+    """
+    labels = [answer for question in record.questions for answer in question.scores]
+    if record.picture is None or len(record.boxes) or len(record.questions) != 1 or len(labels) > 1:
+        raise UserError(f"{told(record)}: a labelled picture has pixels, no regions, and one question with one answer")
+    for label in labels:
+        if label not in classes:
+            raise UserError(
+                f"{told(record)}: its label '{label}' is none of the classes; correct it, or name the class"
+            )
+
+
+def told(record: ImageRecord) -> str:
+    """How messages name a record: its id, and where it was read."""
+    return f"image '{record.image_id}'" + (f" (read from {record.origin})" if record.origin else "")
 
 
 def _check_identity(record: ImageRecord) -> None:

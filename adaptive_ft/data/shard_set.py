@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_ft.data.manifest import Manifest, ShardEntry
+from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardEntry
 from adaptive_ft.data.shard_index import load_index
 from adaptive_ft.data.shard_scan import check_shard
 from adaptive_ft.errors import UserError
@@ -68,6 +68,19 @@ class ShardSet:
         dim = feature_dim or self.manifest.feature_dim or BLIND_FEATURE_DIM
         parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
         return BlindShardSet(*parts, blind_feature_dim=dim)
+
+    def with_pictures(self, image_size: int) -> "PictureShardSet":
+        """The same labelled pictures, every one resized to `image_size` x `image_size` pixels.
+
+        Raises UserError when the set holds something else.
+        """
+        if self.manifest.content != LABELLED_PICTURES:
+            raise UserError(
+                f"the shards in '{self.folder}' hold {self.manifest.content}, no labelled pictures; make those with"
+                " adaptive-ft shards --pictures FOLDER"
+            )
+        parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
+        return PictureShardSet(*parts, image_size=image_size)
 
     @property
     def num_examples(self) -> int:
@@ -126,6 +139,13 @@ class BlindShardSet(ShardSet):
     def feature_dim(self) -> int:
         """Size of the zero vector."""
         return self.blind_feature_dim
+
+
+@dataclass(frozen=True)
+class PictureShardSet(ShardSet):
+    """A set of labelled pictures, read as squares of `image_size` pixels a side."""
+
+    image_size: int = 0
 
 
 def verify(folder: Path, progress: Callable[[Sequence[ShardEntry]], Iterable[ShardEntry]] = iter) -> Manifest:

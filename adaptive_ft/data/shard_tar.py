@@ -20,7 +20,7 @@ from adaptive_ft.errors import UserError
 
 BOXES_MEMBER = "boxes.f32"
 _TAR_BLOCK = 512
-_PICTURE_ENDINGS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
+PICTURE_ENDINGS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
 
 
 class ShardTar:
@@ -112,7 +112,7 @@ def stored_features(record: ImageRecord, feature_dtype: str) -> NDArray[np.float
 
 
 def _picture_ending(record: ImageRecord) -> str:
-    for magic, ending in _PICTURE_ENDINGS.items():
+    for magic, ending in PICTURE_ENDINGS.items():
         if record.picture and record.picture.startswith(magic):
             return ending
     raise UserError(f"image '{record.image_id}': the picture is neither PNG nor JPEG; encode it as one of them")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from adaptive_ft.data.manifest import (
     FORMAT_VERSION,
+    LABELLED_PICTURES,
     MANIFEST_NAME,
     Manifest,
     ShardEntry,
     ShardInfo,
     answer_table_hash,
 )
-from adaptive_ft.data.records import ImageRecord, validate_record
+from adaptive_ft.data.records import ImageRecord, told, validate_labelled_picture, validate_record
 from adaptive_ft.data.shard_tar import ShardTar
 from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.errors import UserError
@@ -69,6 +70,8 @@ class _SetWriter:
 
     def add(self, record: ImageRecord) -> None:
         validate_record(record, answered=self._info.answered)
+        if self._info.content == LABELLED_PICTURES:
+            validate_labelled_picture(record, self._info.answer_table)
         self._check_against_others(record)
         if self._shard is None:
             path = self._folder / f"shard-{len(self._entries):05d}.tar"
@@ -78,7 +81,7 @@ class _SetWriter:
             self._close_shard()
 
     def _check_against_others(self, record: ImageRecord) -> None:
-        place = f"image '{record.image_id}'" + (f" (read from {record.origin})" if record.origin else "")
+        place = told(record)
         if record.image_id in self._image_ids:
             raise UserError(f"{place} comes twice; give all its questions in one record")
         for question in record.questions:
@@ -125,4 +128,5 @@ class _SetWriter:
             answer_table_sha256=answer_table_hash(self._info.answer_table),
             answer_table=tuple(self._info.answer_table),
             shards=tuple(self._entries),
+            content=self._info.content,
         )

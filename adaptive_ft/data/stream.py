@@ -1,24 +1,23 @@
 """Batches for training (endless, resumable by one integer) and for evaluation (every question exactly once).
 
-Shape suffixes: B rows of a rank's micro-batch, N regions, D feature size, R ranks.
+B is the rows of a rank's micro-batch, R the number of ranks. What a batch is (see batch.py) the reader of the shards
+decides, and the task that collates it knows; here it is anything.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-import torch
-
-from adaptive_ft.data.batch import RawBatch
 from adaptive_ft.data.order import EndlessOrder, evaluation_slice
-from adaptive_ft.data.shard_reader import SampleReader, open_reader
+from adaptive_ft.data.shard_reader import open_reader
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
 PREFETCHED_BATCHES = 4
 _Job = TypeVar("_Job")
+_Batch = TypeVar("_Batch")
 
 
 class TrainStream:
@@ -43,12 +42,12 @@ class TrainStream:
         self._reader = open_reader(shards)
         self._batch_size, self._rank, self._world_size, self._readers = batch_size, rank, world_size, readers
         self._examples_seen = 0
-        self._batches: Generator[RawBatch, None, None] | None = None
+        self._batches: Generator[Any, None, None] | None = None
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> RawBatch:
+    def __next__(self) -> Any:
         if self._batches is None:
             self._batches = read_ahead(self._read, self._jobs(self._examples_seen), self._readers)
         try:
@@ -84,8 +83,8 @@ class TrainStream:
         for start in count(position + self._rank * self._batch_size, self._step):
             yield self._order.examples(start, start + self._batch_size).tolist()
 
-    def _read(self, examples: list[int]) -> RawBatch:
-        return read_batch(self._reader, examples)
+    def _read(self, examples: list[int]) -> Any:
+        return self._reader.read_batch(examples)
 
 
 class EvalStream:
@@ -114,46 +113,25 @@ class EvalStream:
         """Batches, the same on every rank."""
         return self._num_batches
 
-    def __iter__(self) -> Generator[RawBatch, None, None]:
+    def __iter__(self) -> Generator[Any, None, None]:
         return read_ahead(self._read, range(self._num_batches), self._readers)
 
-    def _read(self, number: int) -> RawBatch:
+    def _read(self, number: int) -> Any:
         examples = list(self._examples[number * self._batch_size : (number + 1) * self._batch_size])
         padding = [self._last] * (self._batch_size - len(examples))
-        return read_batch(self._reader, examples + padding, num_valid=len(examples))
-
-
-def read_batch(reader: SampleReader, examples: Sequence[int], num_valid: int | None = None) -> RawBatch:
-    """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
-    rows, regions, pinned = len(examples), reader.max_boxes, torch.cuda.is_available()
-    features_BND = torch.empty(rows, regions, reader.feature_dim, pin_memory=pinned)
-    boxes_BN4 = torch.empty(rows, regions, 4, pin_memory=pinned)
-    samples = [
-        reader.read(example, features_ND, boxes_N4)
-        for example, features_ND, boxes_N4 in zip(examples, features_BND, boxes_BN4, strict=True)
-    ]
-    num_boxes_B1 = torch.tensor([[sample.num_boxes] for sample in samples])
-    return RawBatch(
-        features_BND=features_BND,
-        boxes_BN4=boxes_BN4,
-        box_mask_BN=torch.arange(regions) < num_boxes_B1,
-        sizes_B2=torch.tensor([[sample.width, sample.height] for sample in samples], dtype=torch.float32),
-        questions=[sample.question for sample in samples],
-        image_ids=[sample.image_id for sample in samples],
-        valid_B=torch.arange(rows) < (rows if num_valid is None else num_valid),
-    )
+        return self._reader.read_batch(examples + padding, num_valid=len(examples))
 
 
 def read_ahead(
-    read: Callable[[_Job], RawBatch], jobs: Iterable[_Job], readers: int, depth: int = PREFETCHED_BATCHES
-) -> Generator[RawBatch, None, None]:
+    read: Callable[[_Job], _Batch], jobs: Iterable[_Job], readers: int, depth: int = PREFETCHED_BATCHES
+) -> Generator[_Batch, None, None]:
     """`read(job)` for every job, in order, by `readers` threads that work up to `depth` jobs ahead.
 
     An exception in a thread comes out here, at its batch. Closing the generator joins the threads.
     """
     jobs = iter(jobs)
     threads = ThreadPoolExecutor(readers, thread_name_prefix="shard-reader")
-    waiting: deque[Future[RawBatch]] = deque()
+    waiting: deque[Future[_Batch]] = deque()
     try:
         waiting.extend(threads.submit(read, job) for job in islice(jobs, depth))
         while waiting:

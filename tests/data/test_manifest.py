@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adaptive_ft.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from adaptive_ft.data.manifest import MANIFEST_NAME, QUESTIONS, Manifest, ShardInfo
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
@@ -21,6 +21,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "total": (lambda m: m.update(questions=99), "says 99 questions, its shards sum up to 13"),
     "answer table": (lambda m: m["answer_table"].reverse(), "answer table does not match its hash"),
     "feature type": (lambda m: m.update(feature_dtype="int8"), "feature type 'int8'"),
+    "content": (lambda m: m.update(content="films"), "content 'films' is unknown"),
     "shard bytes": (lambda m: m["shards"][0].update(bytes=5), "shard-00000.tar has 10240 bytes, .* says 5"),
     "index hash": (lambda m: m["shards"][2].update(index_sha256="0" * 64), "shard-00002.index.npy does not match"),
     "moved count": (
@@ -49,6 +50,14 @@ def test_it_tells_what_the_set_holds(shard_folder: Path, info: ShardInfo) -> Non
     assert (manifest.split, manifest.answer_table) == (info.split, ("red", "blue"))
 
 
+def test_a_manifest_from_before_labelled_pictures_holds_questions(shard_folder: Path) -> None:
+    path = shard_folder / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    del content["content"]
+    path.write_text(json.dumps(content))
+    assert Manifest.load(shard_folder).content == QUESTIONS
+
+
 def test_a_folder_without_manifest_is_no_shard_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
         Manifest.load(tmp_path / "absent")
@@ -64,6 +73,7 @@ def test_a_folder_without_manifest_is_no_shard_set(tmp_path: Path) -> None:
     [
         ({"feature_dtype": "float64"}, "feature_dtype 'float64' is unknown"),
         ({"box_convention": "cxcywh"}, "box_convention 'cxcywh' is unknown"),
+        ({"content": "films"}, "content 'films' is unknown"),
         ({"answer_table": []}, "needs an answer table"),
         ({"answer_table": ["a", "b", "a"]}, "holds an answer twice"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adaptive_ft.data.records import ImageRecord, validate_record
+from adaptive_ft.data.records import ImageRecord, labelled_picture, validate_labelled_picture, validate_record
 from adaptive_ft.errors import UserError
 
 
@@ -63,3 +63,28 @@ def test_damage_is_named(name: str, make_image: Callable[..., ImageRecord]) -> N
 def test_one_pixel_over_the_border_and_unanswered_splits_are_fine(make_image: Callable[..., ImageRecord]) -> None:
     validate_record(with_box(make_image(0), -1, -1, 101, 51))
     validate_record(with_question(make_image(0), answers=()), answered=False)
+
+
+PICTURE_DAMAGE: dict[str, tuple[Callable[[ImageRecord], ImageRecord], str]] = {
+    "no pixels": (lambda r: replace(r, picture=None), "a labelled picture has pixels"),
+    "two questions": (lambda r: replace(r, questions=r.questions * 2), "one question with one answer"),
+    "regions": (lambda r: replace(r, boxes=np.ones((1, 4), dtype=np.float32)), "no regions"),
+    "two labels": (
+        lambda r: replace(r, questions=(replace(r.questions[0], scores={"cat": 1.0, "dog": 1.0}),)),
+        "one question with one answer",
+    ),
+    "foreign label": (
+        lambda r: replace(r, questions=(replace(r.questions[0], scores={"cow": 1.0}),)),
+        r"\(read from a\.csv\): its label 'cow' is none of the classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURE_DAMAGE)
+def test_a_picture_that_cannot_be_classified_is_refused(name: str) -> None:
+    record = labelled_picture("p", 1, "cat", b"\x89PNG", (4, 4), origin="a.csv")
+    validate_record(record)
+    validate_labelled_picture(record, ["cat", "dog"])
+    damage, message = PICTURE_DAMAGE[name]
+    with pytest.raises(UserError, match=message):
+        validate_labelled_picture(damage(record), ["cat", "dog"])

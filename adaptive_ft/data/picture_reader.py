@@ -1,0 +1,61 @@
+"""Labelled pictures from local shards: decoded and resized in the reader's thread, into the rows of a uint8 batch.
+
+Shape suffixes: B rows, 3 = red green blue, H and W rows and columns of pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adaptive_ft.data.batch import PictureBatch
+from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, resized
+from adaptive_ft.data.records import Question
+from adaptive_ft.data.shard_bytes import ShardBytes
+from adaptive_ft.data.shard_set import PictureShardSet
+from adaptive_ft.errors import UserError
+
+# A JPEG is decoded at no less than this many times the wanted size: what the resize then averages is as good as whole.
+_SPARE = 2
+
+
+class PictureReader:
+    """Reads labelled pictures of one size."""
+
+    def __init__(self, shards: PictureShardSet) -> None:
+        self._shards, self._bytes = shards, ShardBytes(shards)
+        self._size = shards.image_size
+
+    def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> PictureBatch:
+        """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
+        rows = len(examples)
+        pixels_B3HW = torch.empty(
+            (rows, 3, self._size, self._size), dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+        )
+        samples = [self.read(example, pixels_3HW) for example, pixels_3HW in zip(examples, pixels_B3HW, strict=True)]
+        return PictureBatch(
+            questions=[question for question, _ in samples],
+            image_ids=[image_id for _, image_id in samples],
+            valid_B=torch.arange(rows) < (rows if num_valid is None else num_valid),
+            pixels_B3HW=pixels_B3HW,
+        )
+
+    def read(self, example: int, pixels_3HW: Tensor) -> tuple[Question, str]:
+        """Fill the row; the label, written as a question, and the picture's id.
+
+        Raises:
+            UserError: bytes are missing, or they are no whole picture; names shard and sample.
+        """
+        place = self._shards.locate(example)
+        image = self._bytes.describe(place)
+        offset, size = int(place.row["picture_offset"]), int(place.row["picture_size"])
+        content = self._bytes.fetch(place.shard, offset, size, f"sample '{image.image_id}'")
+        try:
+            pixels_HW3 = resized(decode_rgb(bytes(content), _SPARE * self._size), self._size)
+        except UNREADABLE as error:
+            raise UserError(
+                f"shard {self._shards.shard_path(place.shard)}, sample '{image.image_id}': its picture cannot be"
+                f" decoded ({error}); the shard is damaged, write or copy it again"
+            ) from None
+        pixels_3HW.copy_(torch.tensor(pixels_HW3).permute(2, 0, 1))
+        return image.questions[place.question], image.image_id
