@@ -137,7 +137,7 @@ def annealed_temperature(start: float, end: float | None, share: float) -> float
     """The temperature after `share` of all updates, 0 to 1: start (end / start)^share; without an end it stays.
 
     Early on all decisions get a gradient; at a low temperature almost only those that the noise could have turned
-    do. Source: Jang, Gu, Poole, arXiv:1611.01144, section 2.2.
+    do. Source: Jang, Gu, Poole, arXiv:1611.01144.
     """
     return start if end is None else start * (end / start) ** share
 

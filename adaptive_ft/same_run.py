@@ -44,6 +44,7 @@ def shared_facts(run: Run) -> dict[str, Any]:
         "adapt.frozen_layers": list(config.adapt.frozen_layers),
         **{f"adapt.policy.{name}": value for name, value in policy.items()},
         **{f"losses.{name}": value for name, value in scales.items()},
+        "losses.budget_form": config.losses.budget_form,
     }
 
 

@@ -17,6 +17,7 @@ Shape suffixes: B batch, C components, D decisions.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,12 +53,17 @@ class Tying:
     """The map from D decisions to C components.
 
     `decisions` are the names in documented order; `index[c]` is the decision that rules component c, or
-    FROZEN or TUNED; `live[d]` is False when every component of decision d is dead.
+    FROZEN or TUNED; `num_live[d]` counts the live components that decision d rules.
     """
 
     decisions: tuple[str, ...]
     index: tuple[int, ...]
-    live: tuple[bool, ...]
+    num_live: tuple[int, ...]
+
+    @property
+    def live(self) -> tuple[bool, ...]:
+        """One flag per decision: False when all its components are dead."""
+        return tuple(number > 0 for number in self.num_live)
 
     def expand(self, gates_BD: Tensor) -> Tensor:
         """The gate of every component: gates_BC[b, c] = gates_BD[b, index[c]], or the constant 0 or 1.
@@ -90,8 +96,8 @@ def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = 
     decisions = tuple(dict.fromkeys(text for text in labels if isinstance(text, str)))
     number = {decision: position for position, decision in enumerate(decisions)}
     index = tuple(number[text] if isinstance(text, str) else text for text in labels)
-    reached = {position for position, live in zip(index, components.live, strict=True) if live}
-    return Tying(decisions, index, tuple(position in reached for position in range(len(decisions))))
+    reached = Counter(position for position, live in zip(index, components.live, strict=True) if live)
+    return Tying(decisions, index, tuple(reached[position] for position in range(len(decisions))))
 
 
 def canonical(strategy: str) -> str:

@@ -131,7 +131,9 @@ class Trainer:
         outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)
-        extra = policy_losses(outputs.gates, self.config.losses, self.tying.live, self.ranks.mean_with_local_gradient)
+        extra = policy_losses(
+            outputs.gates, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient
+        )
         self.engine.backward(torch.stack([answer_loss, *extra.values()]).sum())
         values = {
             "loss": answer_loss.detach(),

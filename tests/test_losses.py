@@ -1,13 +1,22 @@
 """The policy losses: values, slopes, and which decisions count."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.losses import PolicyLossConfig, binary_entropy, budget, deterministic, policy_losses
+from adaptive_ft.losses import (
+    PolicyLossConfig,
+    binary_entropy,
+    budget_hinge,
+    budget_squared,
+    deterministic,
+    policy_losses,
+    tuned_share,
+)
 
 ALL_ON = PolicyLossConfig(
     constrain_k_scale=2.0,
@@ -42,16 +51,38 @@ def test_binary_entropy_is_symmetric() -> None:
     assert slopes_L[0].item() > 0
 
 
-def test_below_the_budget_there_is_no_slope() -> None:
-    fraction_L = torch.tensor([0.1, 0.2], requires_grad=True)
-    (slopes_L,) = torch.autograd.grad(budget(fraction_L, 0.5), fraction_L)
-    assert torch.equal(slopes_L, torch.zeros(2))
+@pytest.mark.parametrize(
+    ("share", "hinge", "slope"), [(0.2, 0.0, 0.0), (0.75, 0.25, 1.0)], ids=["below the budget", "above it"]
+)
+def test_the_hinge_charges_what_is_above_the_budget(share: float, hinge: float, slope: float) -> None:
+    found = torch.tensor(share, requires_grad=True)
+    loss = budget_hinge(found, 0.5)
+    assert loss.item() == hinge
+    assert torch.autograd.grad(loss, found)[0].item() == slope
+
+
+def test_the_squared_budget_pulls_from_both_sides() -> None:
+    share = torch.tensor([0.25, 0.5, 0.75], requires_grad=True)
+    loss = budget_squared(share, 0.5)
+    assert loss.tolist() == [0.0625, 0.0, 0.0625]
+    assert torch.autograd.grad(loss.sum(), share)[0].tolist() == [-0.5, 0.0, 0.5]
+
+
+def test_the_budget_counts_live_components() -> None:
+    """A decision over three components weighs three times as much as one over a single one, a dead one nothing."""
+    gates_BD = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]], requires_grad=True)
+    config = PolicyLossConfig(budget_scale=2.0, budget=0.25, budget_form="squared")
+    loss = policy_losses(gates_BD, config, (3, 1, 0))["budget"]
+    assert loss.item() == pytest.approx(2 * (0.875 - 0.25) ** 2)
+    (slopes_BD,) = torch.autograd.grad(loss, gates_BD)
+    torch.testing.assert_close(slopes_BD[0] / slopes_BD[0, 1], torch.tensor([3.0, 1.0, 0.0]))
+    assert tuned_share(torch.tensor([0.5, 0.25]), (3, 1)).item() == pytest.approx(1.75 / 4)
 
 
 def test_dead_decisions_do_not_count() -> None:
     live_only = torch.tensor([[1.0], [0.0]])
     with_dead = torch.tensor([[1.0, 1.0], [0.0, 1.0]], requires_grad=True)
-    losses = policy_losses(with_dead, ALL_ON, (True, False))
+    losses = policy_losses(with_dead, ALL_ON, (1, 0))
     assert losses == policy_losses(live_only, ALL_ON)
     (slopes_BD,) = torch.autograd.grad(torch.stack([*losses.values()]).sum(), with_dead)
     assert torch.equal(slopes_BD[:, 1], torch.zeros(2))
@@ -73,7 +104,7 @@ def test_off_by_default_and_without_decisions() -> None:
     assert policy_losses(torch.ones(2, 0), ALL_ON, ()) == {}
 
 
-@pytest.mark.parametrize("options", [{"budget": 1.5}, {"constrain_k_scale": -1.0}])
-def test_impossible_options_are_refused(options: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{"budget": 1.5}, {"constrain_k_scale": -1.0}, {"budget_form": "cubic"}])
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         PolicyLossConfig(**options)

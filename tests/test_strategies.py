@@ -27,6 +27,7 @@ def test_res_decides_twice_per_layer(components: ComponentMap) -> None:
     tying = tie("spottune_res", components)
     assert tying.decisions == tuple(f"layer.{n}.{half}" for n in range(3) for half in ("attention", "ffn"))
     assert tying.index == (0, 0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5)
+    assert tying.num_live == (3, 1, 3, 1, 0, 1)
     assert tying.live == (True, True, True, True, False, True), "a decision over dead components alone is dead"
 
 

@@ -13,7 +13,7 @@ from adaptive_ft.strategies import Tying, tie
 @pytest.fixture
 def tying() -> Tying:
     """Three decisions over five components; the last decision is dead, one component is always tuned."""
-    return Tying(decisions=("a", "b", "c"), index=(0, 0, 1, -2, 2), live=(True, True, False))
+    return Tying(decisions=("a", "b", "c"), index=(0, 0, 1, -2, 2), num_live=(2, 1, 0))
 
 
 GATES = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
@@ -81,7 +81,7 @@ def test_a_saved_count_goes_on(tying: Tying) -> None:
     meter.reduce(lambda counts: counts.mul_(2))
     assert saved["counts"].tolist() == [2.0, 0.0, 2.0, 2.0]  # a reduction in place leaves it alone
     with pytest.raises(ValueError, match="counts 3 decisions but this strategy has 1"):
-        UsageMeter(Tying(("a",), (0,), (True,))).load_state_dict(meter.state_dict())
+        UsageMeter(Tying(("a",), (0,), (1,))).load_state_dict(meter.state_dict())
 
 
 @pytest.mark.parametrize(("strategy", "share"), [("standard", 1.0), ("pretrained_frozen", 0.0), ("last_1", 0.5)])
