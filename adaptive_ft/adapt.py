@@ -23,6 +23,7 @@ from adaptive_ft.components import ComponentMap
 from adaptive_ft.decider import Decider, checked
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
+from adaptive_ft.low_rank import linear_form
 from adaptive_ft.models import describe
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.strategies import tie
@@ -69,7 +70,7 @@ class AdaptiveModel(nn.Module):
         if self.tying.decisions:
             # Before the wrapping: a mirror copies plain weights from the backbone.
             self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
-        wrap(base, self.anatomy.leaves, self.tying.index, self.holder)
+        wrap(base, self.anatomy.leaves, self.tying.index, self.holder, linear_form(config.delta_rank))
 
     @property
     def components(self) -> ComponentMap:

@@ -27,12 +27,17 @@ class AdaptiveConfig:
     but unbiased."""
     final_temperature: float | None = None
     """Towards which the temperature moves exponentially over the run; default: it stays, as in the original."""
+    delta_rank: int | None = None
+    """Rank of the deltas of linear layers, as LoRA's (biases and LayerNorms keep full ones); default: full deltas.
+    gate_grad_fraction has no meaning there: the gate gradient costs next to nothing."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; it must be positive.")
         if self.final_temperature is not None and not self.final_temperature > 0:
             raise UserError(f"final_temperature is {self.final_temperature}; it must be positive.")
+        if self.delta_rank is not None and self.delta_rank < 1:
+            raise UserError(f"delta_rank is {self.delta_rank}; it is at least 1, or left out for full deltas.")
         if not 0 < self.gate_grad_fraction <= 1:
             raise UserError(f"gate_grad_fraction is {self.gate_grad_fraction}; it lies above 0 and is at most 1.")
         if self.eval_decisions not in ("argmax", "sample"):

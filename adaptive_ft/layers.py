@@ -1,10 +1,12 @@
 """Leaf modules in the place of a `Linear` or `LayerNorm`: each sample chooses its weights by its gates.
 
 They keep the pretrained tensors under their original names, so that base checkpoints load unchanged, and add
-trainable deltas, zero at the start: the tuned weight is weight + delta. No model's forward has to change.
+trainable deltas, zero at the start: the tuned weight is weight + delta. No model's forward has to change. Linear
+layers with deltas of low rank are in low_rank.py.
 Shape suffixes: B samples, C components, N outputs, K inputs, D features.
 """
 
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
@@ -14,12 +16,14 @@ from adaptive_ft.gates import GateHolder
 from adaptive_ft_kernels import gated_layer_norm, gated_linear
 
 
-class _Gated(nn.Module):
-    """Frozen `weight` and `bias`, trainable deltas, and the holder's columns `start:stop` that gate them."""
+class GatedLeaf(nn.Module, ABC):
+    """Frozen `weight` and `bias`, a trainable `delta_bias`, and the holder's columns `start:stop` that gate them.
+
+    Subclasses add what trains in the place of the weight and say in `delta` what that comes to.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    delta_weight: nn.Parameter
     delta_bias: nn.Parameter | None
 
     def __init__(
@@ -32,7 +36,6 @@ class _Gated(nn.Module):
                 f"{name}: {weight.shape[0]} outputs cannot be split evenly over {num_components} components"
             )
         self.weight = weight
-        self.delta_weight = nn.Parameter(torch.zeros_like(weight))
         self.register_parameter("bias", bias)
         self.register_parameter("delta_bias", None if bias is None else nn.Parameter(torch.zeros_like(bias)))
         for frozen in (weight, bias):
@@ -43,9 +46,17 @@ class _Gated(nn.Module):
         self.start, self.stop = columns.start, columns.stop
         self.name = name
 
+    @abstractmethod
+    def delta(self) -> Tensor:
+        """What the tuned weight has beyond the pretrained one."""
+
+    @abstractmethod
+    def to_plain(self, tuned_C: Tensor) -> nn.Module:
+        """The plain layer with tuned weights in the components that are 1 in `tuned_C` [C], frozen ones elsewhere."""
+
     def tuned_weight(self) -> Tensor:
         """weight + delta, in the dtype of the weight."""
-        return (self.weight + self.delta_weight).to(self.weight.dtype)
+        return (self.weight + self.delta()).to(self.weight.dtype)
 
     def tuned_bias(self) -> Tensor | None:
         """bias + delta, in the dtype of the bias; None where there is no bias."""
@@ -71,24 +82,8 @@ class _Gated(nn.Module):
             return weight, nn.Parameter(torch.where(tuned_N, tuned_bias, self.bias))
 
 
-class GatedLinear(_Gated):
-    """y[b, c] = x[b] (W_c + g[b, c] delta_c)^T + bias, c running over the columns `start:stop` of the holder.
-
-    `x` is [B, ..., K]; the N outputs are split evenly over the components. Raises ValueError as
-    `GateHolder.read`.
-    """
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, holder: GateHolder, start: int, stop: int, name: str) -> Self:
-        """Takes over the very parameters of `linear`, frozen from now on. `name` is for messages.
-
-        Raises ValueError when the outputs cannot be split evenly over the components.
-        """
-        return cls(linear.get_parameter("weight"), linear.bias, holder, range(start, stop), name)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gates_BC, plan = self.holder.read(self.start, self.stop, x.shape[0], self.name)
-        return gated_linear(x, gates_BC, self.weight, self.bias, self.delta_weight, self.delta_bias, plan=plan)
+class LinearLeaf(GatedLeaf):
+    """A gated leaf in the place of a `Linear`, whatever form its delta has."""
 
     def to_plain(self, tuned_C: Tensor) -> nn.Linear:
         """A `Linear` with tuned weights in the components that are 1 in `tuned_C` [C], frozen ones elsewhere."""
@@ -106,13 +101,41 @@ class GatedLinear(_Gated):
         )
 
 
-class GatedLayerNorm(_Gated):
+class GatedLinear(LinearLeaf):
+    """y[b, c] = x[b] (W_c + g[b, c] delta_c)^T + bias, c running over the columns `start:stop` of the holder.
+
+    `x` is [B, ..., K]; the N outputs are split evenly over the components. Raises ValueError as
+    `GateHolder.read`.
+    """
+
+    delta_weight: nn.Parameter
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, holder: GateHolder, start: int, stop: int, name: str) -> Self:
+        """Takes over the very parameters of `linear`, frozen from now on. `name` is for messages.
+
+        Raises ValueError when the outputs cannot be split evenly over the components.
+        """
+        gated = cls(linear.get_parameter("weight"), linear.bias, holder, range(start, stop), name)
+        gated.delta_weight = nn.Parameter(torch.zeros_like(gated.weight))
+        return gated
+
+    def delta(self) -> Tensor:
+        return self.delta_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates_BC, plan = self.holder.read(self.start, self.stop, x.shape[0], self.name)
+        return gated_linear(x, gates_BC, self.weight, self.bias, self.delta_weight, self.delta_bias, plan=plan)
+
+
+class GatedLayerNorm(GatedLeaf):
     """y[b] = xhat[b] (w + g[b] delta_w) + b + g[b] delta_b, xhat the layer-normalised x [B, ..., D].
 
     g is the holder's column `start`. Raises ValueError as `GateHolder.read`.
     """
 
     bias: nn.Parameter
+    delta_weight: nn.Parameter
     delta_bias: nn.Parameter
     eps: float
 
@@ -127,8 +150,12 @@ class GatedLayerNorm(_Gated):
         if stop - start != 1:
             raise ValueError(f"{name}: a LayerNorm is one component but was given gate columns {start}:{stop}")
         gated = cls(norm.weight, norm.bias, holder, range(start, stop), name)
+        gated.delta_weight = nn.Parameter(torch.zeros_like(norm.weight))
         gated.eps = norm.eps
         return gated
+
+    def delta(self) -> Tensor:
+        return self.delta_weight
 
     def forward(self, x: Tensor) -> Tensor:
         gates_B1, plan = self.holder.read(self.start, self.stop, x.shape[0], self.name)

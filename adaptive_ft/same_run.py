@@ -42,6 +42,7 @@ def shared_facts(run: Run) -> dict[str, Any]:
         "optim.decay": config.optim.decay,
         "adapt.strategy": canonical(config.adapt.strategy),
         "adapt.frozen_layers": list(config.adapt.frozen_layers),
+        "adapt.delta_rank": config.adapt.delta_rank,
         **{f"adapt.policy.{name}": value for name, value in policy.items()},
         **{f"losses.{name}": value for name, value in scales.items()},
         "losses.budget_form": config.losses.budget_form,

@@ -29,6 +29,7 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any]) -> None:
         {"final_temperature": 0.0},
         {"final_temperature": float("nan")},
         {"eval_decisions": "guess"},
+        {"delta_rank": 0},
         {"gate_grad_fraction": 0.0},
         {"gate_grad_fraction": 1.5},
     ],

@@ -39,11 +39,14 @@ STRATEGIES = {
     "specific_k": (0, 3),
 }
 LOOKING, BLIND = ("light", "mirror"), ("learned", "fixed")
-ROWS = [
-    *((strategy, kind) for strategy in STRATEGIES for kind in LOOKING),
-    *(("spottune", kind) for kind in BLIND),
+RANK = 3
+# Strategy, policy, rank of the deltas (None: full ones).
+ROWS: list[tuple[str, str, int | None]] = [
+    *((strategy, kind, None) for strategy in STRATEGIES for kind in LOOKING),
+    *(("spottune", kind, None) for kind in BLIND),
+    *((strategy, "light", RANK) for strategy in STRATEGIES),
 ]
-CASES = [pytest.param(row, id="-".join(row)) for row in ROWS]
+CASES = [pytest.param(row, id="-".join(str(word) for word in row if word)) for row in ROWS]
 SELF = ("self.query", "self.key", "self.value")
 # Part of a component's name -> modules inside its layer, written down from the original's description.
 STREAM_LAYER = {
@@ -90,8 +93,9 @@ def model(request: pytest.FixtureRequest, base: nn.Module) -> AdaptiveModel:
     return adapt(base, *request.param)
 
 
-def adapt(base: nn.Module, strategy: str, kind: Any) -> AdaptiveModel:
-    config = AdaptiveConfig(strategy, STRATEGIES[strategy], PolicyConfig(kind, embedding_size=8, hidden_size=16))
+def adapt(base: nn.Module, strategy: str, kind: Any, rank: int | None) -> AdaptiveModel:
+    policy = PolicyConfig(kind, embedding_size=8, hidden_size=16)
+    config = AdaptiveConfig(strategy, STRATEGIES[strategy], policy, delta_rank=rank)
     return get_adaptive_model(copy.deepcopy(base), config).eval()
 
 
@@ -155,15 +159,17 @@ ORDER = [
 class TwoBranch(nn.Module):
     """The reference leaf: both branches computed, mixed linearly by the gates of its components."""
 
-    def __init__(self, frozen: Any, delta_weight: Tensor, delta_bias: Tensor, gates_BC: Tensor) -> None:
+    def __init__(self, frozen: Any, gated: nn.Module, gates_BC: Tensor) -> None:
         super().__init__()
         self.frozen = frozen
-        self.delta_weight = nn.Parameter(delta_weight.clone())
-        self.delta_bias = nn.Parameter(delta_bias.clone())
         self.gates_BC = gates_BC
+        for name, value in gated.named_parameters():
+            if name.startswith("delta_"):
+                self.register_parameter(name, nn.Parameter(value.detach().clone()))
 
     def forward(self, x: Tensor) -> Tensor:
-        tuned = {"weight": self.frozen.weight + self.delta_weight, "bias": self.frozen.bias + self.delta_bias}
+        delta = self.delta_up @ self.delta_down if hasattr(self, "delta_up") else self.delta_weight
+        tuned = {"weight": self.frozen.weight + delta, "bias": self.frozen.bias + self.delta_bias}
         tuned_BSN = torch.func.functional_call(self.frozen, tuned, (x,))
         frozen_BSN = self.frozen(x)
         block = frozen_BSN.shape[-1] // self.gates_BC.shape[1]
@@ -177,10 +183,9 @@ def two_branch_reference(model: AdaptiveModel, base: nn.Module, gates_BC: Tensor
     columns = {name: column for column, name in enumerate(model.components.names)}
     for names, path in documented_modules():
         gated: Any = model.base.get_submodule(path)
-        if hasattr(gated, "delta_weight"):
+        if hasattr(gated, "delta_bias"):
             gates = gates_BC[:, [columns[name] for name in names]]
-            leaf = TwoBranch(reference.get_submodule(path), gated.delta_weight, gated.delta_bias, gates)
-            reference.set_submodule(path, leaf)
+            reference.set_submodule(path, TwoBranch(reference.get_submodule(path), gated, gates))
     return reference
 
 

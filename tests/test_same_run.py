@@ -55,6 +55,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "blind": (("--data.blind",), "with --data.blind False, this run has True"),
     "decay": (("--optim.decay", "matrices"), "with --optim.decay all, this run has matrices"),
     "strategy": (("--strategy", "spottune"), "with --adapt.strategy spottune_block, this run has spottune"),
+    "rank": (("--adapt.delta_rank", "2"), "with --adapt.delta_rank None, this run has 2"),
     "policy": (("--adapt.policy.hidden_size", "9"), "with --adapt.policy.hidden_size 8, this run has 9"),
     "form of a loss": (("--losses.budget_form", "squared"), "with --losses.budget_form hinge, this run has squared"),
     "losses": (("--losses.budget_scale", "0.5"), "with --losses.budget_scale 0.0, this run has 0.5"),

@@ -43,6 +43,8 @@ class Command:
     """One strategy in detail; default: a table over all."""
     frozen_layers: tuple[int, ...] = ()
     """For specific_k: 0-based numbers of the layers to freeze; in the table, adds that strategy."""
+    delta_rank: int | None = None
+    """Rank of the deltas, as --adapt.delta_rank; default: full deltas."""
     policy: Kind | None = None
     """One policy; default: both that look at the input."""
 
@@ -76,7 +78,7 @@ class Command:
             # In the table the layers belong to one row; given with another strategy by name they are an error.
             layers = self.frozen_layers if self.strategy or strategy == "specific_k" else ()
             for kind in (self.policy,) if self.policy else KINDS:
-                config = AdaptiveConfig(strategy, layers, PolicyConfig(kind))
+                config = AdaptiveConfig(strategy, layers, PolicyConfig(kind), delta_rank=self.delta_rank)
                 model = get_adaptive_model(outline(self.model), config)
                 yield Adapted(model, kind if model.decisions else "none")
                 if not model.decisions:
@@ -97,8 +99,9 @@ class Adapted:
     def cells(self) -> tuple[str, ...]:
         """The row in words; parameters in millions."""
         counts, tying = self.counts, self.model.tying
-        # Without a policy what has a delta is always tuned: its pretrained half is held but never used alone.
-        unused = 0 if tying.decisions else counts["delta"]
+        # Without a policy what has a delta is always tuned: its pretrained half is held but never used alone. A delta
+        # of low rank always stands on the pretrained weight.
+        unused = 0 if tying.decisions or self.model.config.delta_rank else counts["delta"]
         numbers = (
             *(counts[group] for group in ("trainable", "delta", "other", "head", "policy")),
             counts["frozen"] - unused,
