@@ -23,11 +23,10 @@ from adaptive_ft.components import ComponentMap
 from adaptive_ft.decider import Decider, checked
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
-from adaptive_ft.low_rank import linear_form
 from adaptive_ft.models import describe
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.strategies import tie
-from adaptive_ft.wrapping import unwrap, wrap
+from adaptive_ft.wrapping import gating
 
 GROUPS = ("delta", "other", "head", "policy")
 
@@ -35,8 +34,9 @@ GROUPS = ("delta", "other", "head", "policy")
 def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveModel":
     """Adapt `model` in place: gated leaves replace its encoder's, and a policy network joins it.
 
-    Every encoder weight is frozen; what lies outside the encoder's layers (embeddings, pooler, head)
-    trains, also where it was frozen before. Call it on a loaded model, before any engine splits the weights.
+    Every encoder weight is frozen (none under blockdrop, which trains the layers themselves); what lies outside
+    the encoder's layers (embeddings, pooler, head) trains, also where it was frozen before. Call it on a loaded
+    model, before any engine splits the weights.
 
     Raises UserError for an unknown model family or strategy, and for a model that is adapted already.
     """
@@ -58,8 +58,8 @@ class AdaptiveModel(nn.Module):
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
         self.decider = Decider(self.tying, config)
         self.holder = GateHolder(config.gate_grad_fraction)
-        self._leaf_paths = frozenset(leaf.path for leaf in self.anatomy.leaves)
-        frozen = self.anatomy.frozen_weights(base)
+        self.gating = gating(self.anatomy, self.tying, config.delta_rank)
+        frozen = self.gating.frozen_weights(base)
         self._frozen_names = frozenset(frozen)
         self._frozen_hash = _hash_real(frozen)
         self._disabled = False
@@ -70,7 +70,7 @@ class AdaptiveModel(nn.Module):
         if self.tying.decisions:
             # Before the wrapping: a mirror copies plain weights from the backbone.
             self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
-        wrap(base, self.anatomy.leaves, self.tying.index, self.holder, linear_form(config.delta_rank))
+        self.gating.wrap(base, self.holder)
 
     @property
     def components(self) -> ComponentMap:
@@ -91,9 +91,12 @@ class AdaptiveModel(nn.Module):
         the network did not run). The gates stay in the holder until the next forward, for recomputed
         activations.
 
-        Raises ValueError for a policy of another shape, value or word, and for inputs of different batch
-        sizes.
+        Under blockdrop "tuned" is every layer used, and there is no "frozen".
+
+        Raises ValueError for a policy of another shape, value or word, for inputs of different batch sizes, and for
+        outputs asked for that the strategy does not define (blockdrop: attentions).
         """
+        self._check_outputs(inputs)
         forced = "frozen" if self._disabled else policy
         if forced is None:
             decided = self.decider.from_network(self.policy, inputs, training=self.training)
@@ -111,9 +114,33 @@ class AdaptiveModel(nn.Module):
         """Set the Gumbel temperature to what it is after `share` of all updates, 0 to 1 (`annealed_temperature`)."""
         self.decider.temperature = annealed_temperature(self.config.temperature, self.config.final_temperature, share)
 
+    def _check_outputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse what cannot be given back for samples that skip a layer."""
+        by_default = getattr(self.base, "config", None)
+        for name in self.tying.place.refused:
+            asked = inputs.get(name)
+            if getattr(by_default, name, False) if asked is None else asked:
+                raise ValueError(
+                    f"{name} has no meaning for strategy '{self.config.strategy}': a sample has none in a layer that "
+                    "it skips."
+                )
+
+    @property
+    def pretrained_policy(self) -> str:
+        """The word for `policy` that gives the pretrained model as long as nothing has been learned."""
+        return self.tying.place.pretrained
+
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Inside the context every forward is all frozen, whatever `policy` it is given."""
+        """Inside the context every forward is all frozen, whatever `policy` it is given.
+
+        Raises UserError where no frozen half is kept (blockdrop).
+        """
+        if "frozen" not in self.tying.place.constants:
+            raise UserError(
+                f"strategy '{self.config.strategy}' cannot be disabled: it trains the one copy of every layer, so no "
+                "pretrained half is kept. Load the base model again."
+            )
         before, self._disabled = self._disabled, True
         try:
             yield
@@ -136,7 +163,7 @@ class AdaptiveModel(nn.Module):
         owner, _, inside = name.partition(".")
         if owner == "policy":
             return "policy"
-        if inside.rpartition(".")[0] in self._leaf_paths:
+        if inside.rpartition(".")[0] in self.gating.with_deltas:
             return "delta"
         prefix = self.anatomy.prefix
         return "other" if inside.startswith(prefix and f"{prefix}.") else "head"
@@ -196,13 +223,18 @@ class AdaptiveModel(nn.Module):
         not those the model was adapted from, and when a weight is missing, unexpected or of another shape.
         """
         description, weights = read_files(Path(folder))
-        if _hash_real(describe(base_model).frozen_weights(base_model)) != description["frozen_sha256"]:
+        config, anatomy = AdaptiveConfig.from_saved(description["adaptive"]), describe(base_model)
+        tying = tie(config.strategy, anatomy.components, config.frozen_layers)
+        if (
+            _hash_real(gating(anatomy, tying, config.delta_rank).frozen_weights(base_model))
+            != description["frozen_sha256"]
+        ):
             name = description["base_model"]["name"] or "a model without a name"
             raise UserError(
                 f"the base model differs: its frozen weights are not those that '{folder}' was trained from "
                 f"({name}, {description['base_model']['class']}). Load that checkpoint, in the same dtype."
             )
-        model = get_adaptive_model(base_model, AdaptiveConfig.from_saved(description["adaptive"]))
+        model = get_adaptive_model(base_model, config)
         if model.decisions != description["decisions"]:
             raise UserError(f"the decisions saved in '{folder}' are not those of strategy '{model.config.strategy}'.")
         load_exactly(model, model.adaptive_state_dict(), weights)
@@ -211,13 +243,16 @@ class AdaptiveModel(nn.Module):
     def unload(self) -> nn.Module:
         """The base model with its plain pretrained leaves back; do not use the adapted model afterwards.
 
-        Embeddings, pooler and head keep the values they have now: they have no frozen half to go back to.
+        Embeddings, pooler and head (and the layers under blockdrop) keep the values they have now: they have no frozen
+        half to go back to.
         """
-        unwrap(self.base, self.anatomy.leaves, torch.zeros(len(self.components)))
+        self.gating.unload(self.base)
         return self.base.requires_grad_(True)
 
     def merge_and_unload(self, decisions: Tensor | None = None) -> nn.Module:
         """The base model as plain modules, each component with the weights that `decisions` [D] choose.
+
+        Under blockdrop the layers whose decision is 0 are left out, and the config counts those that stay.
 
         decisions: 0 or 1 each; a strategy without decisions needs none. Raises UserError when the policy
         decides per input and no decisions are given: one set of weights cannot stand for all inputs. Do not
@@ -231,7 +266,7 @@ class AdaptiveModel(nn.Module):
                 )
             decisions = torch.zeros(0)
         gates_1D = checked(decisions.unsqueeze(0), (1, len(self.decisions)))
-        unwrap(self.base, self.anatomy.leaves, self.tying.expand(gates_1D)[0])
+        self.gating.merge(self.base, self.tying.expand(gates_1D)[0])
         return self.base.requires_grad_(True)
 
 

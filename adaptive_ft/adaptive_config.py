@@ -13,7 +13,8 @@ class AdaptiveConfig:
     """How a model is adapted."""
 
     strategy: str = "spottune"
-    """spottune, spottune_res, spottune_block, standard, pretrained_frozen, last_K (as last_4) or specific_k."""
+    """spottune, spottune_res, spottune_block, blockdrop, standard, pretrained_frozen, last_K (as last_4) or
+    specific_k."""
     frozen_layers: tuple[int, ...] = ()
     """For specific_k: 0-based numbers of the layers to freeze (LXMERT: language, then region, then cross)."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -15,8 +15,6 @@ from adaptive_ft.gates import argmax_gates, straight_through_gumbel
 from adaptive_ft.policy import Policy
 from adaptive_ft.strategies import Tying
 
-CONSTANT_GATES = {"frozen": 0.0, "tuned": 1.0}
-
 
 @dataclass(frozen=True)
 class Decided:
@@ -48,7 +46,7 @@ class Decider:
         return self._tied(self._gates(logits_BD2, training), logits_BD2)
 
     def forced(self, policy: Tensor | str, inputs: Mapping[str, Any]) -> Decided:
-        """Gates from a [B, D] tensor of 0 and 1 (constants of the strategy stay), or all "frozen" or all "tuned".
+        """Gates from a [B, D] tensor of 0 and 1 (constants of the strategy stay), or of a word of the strategy's place.
 
         Raises ValueError for another shape, value or word, and for inputs of different batch sizes.
         """
@@ -56,10 +54,12 @@ class Decider:
         num_decisions = len(self.tying.decisions)
         if not isinstance(policy, str):
             return self._tied(checked(policy, (batch, num_decisions)).to(device))
-        if policy not in CONSTANT_GATES:
-            raise ValueError(f"policy '{policy}' is unknown; give 'frozen', 'tuned', a tensor or None.")
+        constants = self.tying.place.constants
+        if policy not in constants:
+            words = ", ".join(f"'{word}'" for word in constants)
+            raise ValueError(f"policy '{policy}' is unknown to this strategy; give {words}, a tensor or None.")
         columns = (num_decisions, len(self.tying.index))
-        gates_BD, gates_BC = (torch.full((batch, count), CONSTANT_GATES[policy], device=device) for count in columns)
+        gates_BD, gates_BC = (torch.full((batch, count), constants[policy], device=device) for count in columns)
         return Decided(gates_BD, gates_BC)
 
     def _gates(self, logits_BD2: Tensor, training: bool) -> Tensor:

@@ -4,6 +4,7 @@ Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,17 @@ Columns = tuple[int, int]  # start and stop, as of a slice
 
 class GatesDiverged(ValueError):
     """The policy's logits are no numbers any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The samples of one column, int64: `used_U` have gate 1, `skipped_S` are those with gate 0 whose gate gradient is
+    evaluated; what these receive is multiplied by `weight` (`plan_gates`).
+    """
+
+    used_U: Tensor
+    skipped_S: Tensor
+    weight: float
 
 
 class GateHolder:
@@ -34,6 +46,7 @@ class GateHolder:
         self._claims = set(claims)
         self._plan: GatePlan | None = None
         self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
+        self._splits: list[Split] = []
         self._draws = Draws(torch.initial_seed())
         self._num_faulty: Tensor | None = None
 
@@ -70,6 +83,7 @@ class GateHolder:
             if gates_BC.isnan().any():
                 raise GatesDiverged(str(refusal)) from refusal
             raise
+        self._splits = []
         new = self._plan.num_faulty
         self._num_faulty = new if self._num_faulty is None else self._num_faulty + new
         # One backward node collects the gradients of all groups; slices would fill a [B, C] table per module.
@@ -113,6 +127,30 @@ class GateHolder:
                 "many as the model has components, and the module must have claimed its own"
             )
         return self._groups[start, stop]
+
+    def split(self, column: int, batch: int, module: str) -> tuple[Tensor, Split]:
+        """The gates [B, 1] of one column and its samples as numbers: for modules that compute some samples only.
+
+        The first call of a step waits for the device, once for all columns. Raises ValueError as `read`.
+        """
+        gates_B1, _ = self.read(column, column + 1, batch, module)
+        if not self._splits:
+            assert self._plan is not None
+            self._splits = _split(self._plan, torch.cat([gates for gates, _ in self._groups.values()], dim=1))
+        return gates_B1, self._splits[column]
+
+
+def _split(plan: GatePlan, gates_BC: Tensor) -> list[Split]:
+    """The split of every column; the drawn samples are put in order of their gates, the frozen ones first."""
+    sampled_CM = plan.sampled_CM.long()
+    drawn_CM = gates_BC.detach().T.gather(1, sampled_CM)
+    skipped_CM = sampled_CM.gather(1, drawn_CM.argsort(dim=1, stable=True))
+    counts = torch.stack([plan.num_frozen_C, (drawn_CM == 0).sum(dim=1)]).tolist()
+    weight = plan.batch / sampled_CM.shape[1] if plan.batch else 1.0
+    return [
+        Split(order_B[num_frozen:], skipped_M[:num_skipped], weight)
+        for order_B, skipped_M, num_frozen, num_skipped in zip(plan.order_CB.long(), skipped_CM, *counts, strict=True)
+    ]
 
 
 def straight_through_gumbel(logits_BD2: Tensor, temperature: float) -> Tensor:

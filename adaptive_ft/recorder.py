@@ -44,7 +44,7 @@ class Recorder:
         """The pretrained model before the first update."""
         self.start_score = report.overall.soft
         self._to_all(0, {"val/score": report.overall.soft})
-        print(f"before training, every gate frozen: val {PER_CENT * report.overall.soft:.2f}", flush=True)
+        print(f"the pretrained model, before training: val {PER_CENT * report.overall.soft:.2f}", flush=True)
 
     def epoch(
         self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter

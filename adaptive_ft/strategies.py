@@ -1,13 +1,16 @@
 """Names of strategies, each turned into a tying: which components share one decision, and which are constant.
 
 A strategy gives every component a label: a text names the decision that rules it, FROZEN and TUNED are
-constants that no policy touches. Nothing else in the package knows a strategy by its name.
+constants that no policy touches. It also says at which kind of place its gates stand: at the leaves of a layer, whose
+weights they choose, or at whole blocks, which they let a sample use or skip. Nothing else in the package knows a
+strategy by its name.
 
 | name | decisions |
 |---|---|
 | spottune | one per component |
 | spottune_res | two per layer: its attention part(s), its FFN part(s) |
 | spottune_block | one per layer |
+| blockdrop | one per layer: use it or skip it |
 | standard | none; all tuned |
 | pretrained_frozen (frozen, Frozen_Bert) | none; all frozen |
 | last_K, for instance last_4 | none; the last K layers tuned, the others frozen |
@@ -18,7 +21,7 @@ Shape suffixes: B batch, C components, D decisions.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +37,29 @@ TUNED = -2
 
 Label = Callable[[Component], str | int]
 
+
+@dataclass(frozen=True)
+class Place:
+    """Where gates stand: `constants` are the words that set all gates and their value, `pretrained` is the word that
+    gives the pretrained model as long as nothing was learned; `refused` are outputs of the base that are not defined.
+    """
+
+    constants: Mapping[str, float]
+    pretrained: str
+    refused: tuple[str, ...] = ()
+
+
+LEAF = Place({"frozen": 0.0, "tuned": 1.0}, pretrained="frozen")
+# One copy trains, so there is no frozen half; a sample that skips a block has no attentions in it.
+BLOCK = Place({"tuned": 1.0}, pretrained="tuned", refused=("output_attentions",))
+
 DECIDED: dict[str, Label] = {
     "spottune": lambda component: component.name,
     "spottune_res": lambda component: f"{component.layer}.{component.sublayer}",
     "spottune_block": lambda component: component.layer,
+    "blockdrop": lambda component: component.layer,
 }
+AT_BLOCKS = frozenset({"blockdrop"})
 CONSTANT: dict[str, Label] = {
     "standard": lambda component: TUNED,
     "pretrained_frozen": lambda component: FROZEN,
@@ -53,12 +74,13 @@ class Tying:
     """The map from D decisions to C components.
 
     `decisions` are the names in documented order; `index[c]` is the decision that rules component c, or
-    FROZEN or TUNED; `num_live[d]` counts the live components that decision d rules.
+    FROZEN or TUNED; `num_live[d]` counts the live components that decision d rules; the gates stand at `place`.
     """
 
     decisions: tuple[str, ...]
     index: tuple[int, ...]
     num_live: tuple[int, ...]
+    place: Place = LEAF
 
     @property
     def live(self) -> tuple[bool, ...]:
@@ -97,7 +119,8 @@ def tie(strategy: str, components: ComponentMap, frozen_layers: Sequence[int] = 
     number = {decision: position for position, decision in enumerate(decisions)}
     index = tuple(number[text] if isinstance(text, str) else text for text in labels)
     reached = Counter(position for position, live in zip(index, components.live, strict=True) if live)
-    return Tying(decisions, index, tuple(reached[position] for position in range(len(decisions))))
+    num_live = tuple(reached[position] for position in range(len(decisions)))
+    return Tying(decisions, index, num_live, BLOCK if name in AT_BLOCKS else LEAF)
 
 
 def canonical(strategy: str) -> str:

@@ -176,8 +176,8 @@ class Trainer:
         return evaluation
 
     def _evaluate_start(self) -> None:
-        """The pretrained model before any update: all gates frozen."""
-        evaluation = self._evaluate("frozen")
+        """The pretrained model before any update."""
+        evaluation = self._evaluate(self.run.parts.model.pretrained_policy)
         if self.recorder and evaluation.report:
             self.recorder.start(evaluation.report)
 

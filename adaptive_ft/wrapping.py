@@ -1,14 +1,124 @@
-"""Putting gated leaves into a model and taking them out again."""
+"""Putting gates into a model and taking them out again: at the leaves of its layers, or around whole layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from adaptive_ft.bypass import bypass, restore
+from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.layers import GatedLayerNorm, GatedLeaf, GatedLinear
-from adaptive_ft.low_rank import MakeLinear
-from adaptive_ft.models import Leaf
-from adaptive_ft.strategies import FROZEN
+from adaptive_ft.low_rank import MakeLinear, linear_form
+from adaptive_ft.models import Anatomy, Leaf
+from adaptive_ft.strategies import BLOCK, FROZEN, Tying
+
+
+class Gating(Protocol):
+    """How a strategy's gates stand in a model; `with_deltas` are the paths of the modules that get a delta."""
+
+    with_deltas: frozenset[str]
+
+    def frozen_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The weights of a plain `model` that never train, by name."""
+
+    def wrap(self, model: nn.Module, holder: GateHolder) -> None:
+        """Gate `model` in place; the gates are found in `holder`."""
+
+    def unload(self, model: nn.Module) -> None:
+        """Make `model` plain again, in place and as pretrained where a pretrained half was kept."""
+
+    def merge(self, model: nn.Module, gates_C: Tensor) -> None:
+        """Make `model` plain, in place and with what the gates choose."""
+
+
+def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None) -> Gating:
+    """The gating of a strategy's place. Raises UserError for a rank of deltas where there are none."""
+    if tying.place is not BLOCK:
+        return AtLeaves(anatomy, tying.index, linear_form(delta_rank))
+    if delta_rank is not None:
+        raise UserError(
+            f"delta_rank {delta_rank} has no meaning for a strategy that trains the layers themselves; leave it out."
+        )
+    return AtBlocks(anatomy)
+
+
+class AtLeaves:
+    """Gates that choose each leaf's weights, pretrained or tuned."""
+
+    def __init__(self, anatomy: Anatomy, index: Sequence[int], make_linear: MakeLinear) -> None:
+        self.anatomy, self.index, self.make_linear = anatomy, index, make_linear
+        self.with_deltas = frozenset(leaf.path for leaf in anatomy.leaves)
+
+    def frozen_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Every weight of the layers."""
+        return self.anatomy.frozen_weights(model)
+
+    def wrap(self, model: nn.Module, holder: GateHolder) -> None:
+        """Gated leaves where something may be tuned."""
+        wrap(model, self.anatomy.leaves, self.index, holder, self.make_linear)
+
+    def unload(self, model: nn.Module) -> None:
+        """Every leaf as pretrained."""
+        self.merge(model, torch.zeros(len(self.anatomy.components)))
+
+    def merge(self, model: nn.Module, gates_C: Tensor) -> None:
+        """Each component tuned (1) or as pretrained (0)."""
+        unwrap(model, self.anatomy.leaves, gates_C)
+
+
+class AtBlocks:
+    """Gates that let each sample use or skip whole layers, of which there is one copy, and all of it trains."""
+
+    with_deltas: frozenset[str] = frozenset()
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+
+    def frozen_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """None."""
+        return {}
+
+    def wrap(self, model: nn.Module, holder: GateHolder) -> None:
+        """Every layer may be skipped."""
+        for block in self.anatomy.blocks:
+            bypass(model.get_submodule(block.path), holder, block.column, tuple(block.streams), block.path)
+
+    def unload(self, model: nn.Module) -> None:
+        """Every layer with the weights it has now."""
+        for block in self.anatomy.blocks:
+            restore(model.get_submodule(block.path))
+
+    def merge(self, model: nn.Module, gates_C: Tensor) -> None:
+        """Without the layers that are skipped (0), and with their number in the config.
+
+        Raises UserError when a stream of the model would be left without any layer.
+        """
+        kept = [block for block in self.anatomy.blocks if gates_C[block.column]]
+        streams = {stream for block in self.anatomy.blocks for stream in block.streams.values()}
+        bare = streams - {stream for block in kept for stream in block.streams.values()}
+        if bare:
+            raise UserError(f"no layer would be left for {', '.join(sorted(bare))}; keep at least one.")
+        self.unload(model)
+        for block in reversed(self.anatomy.blocks):
+            if block not in kept:
+                stack, _, number = block.path.rpartition(".")
+                layers: Any = model.get_submodule(stack)
+                del layers[int(number)]
+        sizes = {block.counted_by: 0 for block in self.anatomy.blocks}
+        for block in kept:
+            sizes[block.counted_by] += 1
+        resize(self.anatomy.backbone(model).config, sizes)
+
+
+def resize(config: Any, sizes: Mapping[str, int]) -> None:
+    """Set numbers of layers in a model's `config`, in place, with all that its class derives from them."""
+    before = vars(type(config)(**{name: getattr(config, name) for name in sizes}))
+    after = vars(type(config)(**sizes))
+    for name, value in after.items():
+        if name in sizes or before.get(name) != value:
+            setattr(config, name, value)
 
 
 def wrap(

@@ -17,7 +17,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("kernels",),
     ("data",),
     ("gates", "components", "independent_policy"),
-    ("losses", "strategies", "layers", "low_rank", "pooled_inputs"),
+    ("losses", "strategies", "layers", "bypass", "low_rank", "pooled_inputs"),
     ("models", "policy"),
     ("adaptive_config", "adaptive_files", "decider", "wrapping"),
     ("adapt",),

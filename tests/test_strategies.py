@@ -5,7 +5,7 @@ import torch
 
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
-from adaptive_ft.strategies import FROZEN, TUNED, tie
+from adaptive_ft.strategies import BLOCK, FROZEN, LEAF, TUNED, tie
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_block_decides_once_per_layer(components: ComponentMap) -> None:
     assert tying.live == (True, True, True), "one live component keeps its decision alive"
 
 
+def test_blockdrop_decides_once_per_layer_about_the_whole_block(components: ComponentMap) -> None:
+    tying = tie("blockdrop", components)
+    assert tying.place is BLOCK
+    assert tie("spottune_block", components).place is LEAF
+    assert (tying.decisions, tying.live) == (("layer.0", "layer.1", "layer.2"), (True, True, True))
+    assert "frozen" not in tying.place.constants
+
+
 @pytest.mark.parametrize(
     ("strategy", "frozen_layers", "tuned"),
     [
@@ -62,6 +70,7 @@ def test_constant_strategies(
         ("SpotTune_Block", "spottune_block"),
         ("SpotTune_Res", "spottune_res"),
         ("Frozen_Bert", "pretrained_frozen"),
+        ("BlockDrop", "blockdrop"),
         ("frozen", "pretrained_frozen"),
         ("Last_2", "last_2"),
     ],
@@ -74,7 +83,7 @@ def test_the_originals_spellings(components: ComponentMap, spelling: str, strate
     ("strategy", "frozen_layers", "message"),
     [
         ("spotune", (), "Did you mean 'spottune'"),
-        ("blockdrop", (), r"Choose one of spottune, .*last_K"),
+        ("blockreplace", (), r"Choose one of spottune, .*last_K"),
         ("last_k", (), "K is a number"),
         ("last_4", (), "K from 1 to 3"),
         ("last_0", (), "K from 1 to 3"),

@@ -1,16 +1,22 @@
-"""Gated leaves go in where something may be tuned, and come out plain."""
+"""Gates go in where something may be tuned or skipped, and come out plain."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
+from adaptive_ft.bypass import BypassBlock
+from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.layers import GatedLayerNorm, GatedLinear
-from adaptive_ft.models import Leaf
+from adaptive_ft.models import Leaf, describe
 from adaptive_ft.strategies import FROZEN, TUNED
 from adaptive_ft.wrapping import unwrap, wrap
+from tests.models.tiny_families import LXMERT, TINY, Family
 
 LEAVES = (Leaf("0", 0, 2), Leaf("1", 2, 3))
 
@@ -50,3 +56,65 @@ def test_unwrapping_folds_each_component_by_itself(model: Any) -> None:
     assert torch.equal(model[0].weight[2:], frozen[0][2:] + 1)
     assert torch.equal(model[1].weight, frozen[1])
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def blockdrop(base: nn.Module) -> AdaptiveModel:
+    policy = PolicyConfig(embedding_size=4, hidden_size=8)
+    return get_adaptive_model(base, AdaptiveConfig("blockdrop", policy=policy)).eval()
+
+
+def pooled(model: nn.Module, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+    output = model(**inputs, **options)
+    found: Tensor = output["pooled_output" if "pooled_output" in output else "pooler_output"]
+    return found
+
+
+@pytest.mark.parametrize("family", [LXMERT, *TINY.values()], ids=["lxmert", *TINY])
+def test_dropping_layers_gives_a_smaller_plain_model(family: Family, tmp_path: Path) -> None:
+    """Equal to the forced decisions, loadable by its class, of plain classes only."""
+    model, inputs = blockdrop(family.build()), family.inputs(3)
+    decisions = torch.ones(len(model.decisions))
+    decisions[1] = decisions[2] = 0
+    expected = pooled(model, inputs, policy=decisions.expand(3, -1))
+    merged = model.merge_and_unload(decisions)
+    assert not [module for module in merged.modules() if isinstance(module, BypassBlock)]
+    assert len(describe(merged).blocks) == len(decisions) - 2
+    merged.save_pretrained(tmp_path)
+    loaded = family.backbone.from_pretrained(tmp_path)
+    assert loaded.config.to_dict() == {**merged.config.to_dict(), "_name_or_path": str(tmp_path)}
+    for smaller in (merged, loaded):
+        torch.testing.assert_close(pooled(smaller, inputs), expected, rtol=0, atol=1e-6)
+
+
+def test_lxmert_counts_each_kind_of_layer() -> None:
+    merged = blockdrop(LXMERT.build()).merge_and_unload(torch.tensor([0.0, 1, 0, 1, 1]))
+    config = merged.config
+    assert (config.l_layers, config.r_layers, config.x_layers) == (1, 0, 2)
+    assert config.num_hidden_layers == {"language": 1, "vision": 0, "cross_encoder": 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "kept", "bare"),
+    [(TINY["bert"], [], "hidden_states"), (LXMERT, [0, 1], "region")],
+    ids=["bert", "lxmert"],
+)
+def test_a_model_needs_a_layer_on_every_stream(family: Family, kept: list[int], bare: str) -> None:
+    model = blockdrop(family.build())
+    decisions = torch.zeros(len(model.decisions))
+    decisions[kept] = 1
+    with pytest.raises(UserError, match=f"no layer would be left for {bare}; keep at least one"):
+        model.merge_and_unload(decisions)
+    pooled(model, family.inputs(2))  # the refusal has changed nothing
+
+
+def test_unloading_gives_every_layer_back_as_it_is_now() -> None:
+    base, inputs = TINY["bert"].build(), TINY["bert"].inputs(3)
+    model = blockdrop(copy.deepcopy(base))
+    with torch.no_grad():
+        model.base.encoder.layer[1].output.dense.weight.add_(1.0)
+    expected = pooled(model, inputs, policy="tuned")
+    plain = model.unload()
+    assert [type(module) for module in plain.modules()] == [type(module) for module in base.modules()]
+    assert vars(plain.encoder.layer[0]).keys() == vars(base.encoder.layer[0]).keys()
+    assert torch.equal(pooled(plain, inputs), expected)
+    assert not torch.equal(pooled(base, inputs), expected)

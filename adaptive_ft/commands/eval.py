@@ -34,7 +34,7 @@ class Command:
     """Folder of shards; default: the validation shards of the run."""
     which: Literal["latest", "best"] = "latest"
     policy: Literal["network", "frozen", "tuned"] = "network"
-    """Let the policy network decide, or force every component."""
+    """Let the policy network decide, or force every component (blockdrop: tuned uses every layer)."""
     batch_size: int = 128
     predictions: Path | None = None
     """Write [{"question_id", "answer"}, ...], the form of the official evaluation server; a split without public
@@ -75,6 +75,12 @@ class Command:
         if self.predictions is not None and not self.predictions.parent.is_dir():
             raise UserError(f"--predictions '{self.predictions}': there is no folder '{self.predictions.parent}'.")
         restored = restore(self.checkpoint, self.which)
+        words = ("network", *restored.model.tying.place.constants)
+        if self.policy not in words:
+            raise UserError(
+                f"--policy {self.policy} has no meaning for strategy '{restored.config.adapt.strategy}', which keeps no"
+                f" pretrained half: choose {' or '.join(words)}."
+            )
         folder = self.shards or Path(restored.config.data.val)
         if self.shards is None and not folder.is_dir():
             raise UserError(

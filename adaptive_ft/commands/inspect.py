@@ -20,7 +20,7 @@ Kind = Literal["light", "mirror", "learned", "fixed"]
 
 # The networks that look at the input; the others have two numbers per decision, or none that trains.
 KINDS: tuple[Kind, ...] = ("light", "mirror")
-DECIDED = ("spottune", "spottune_res", "spottune_block")
+DECIDED = ("spottune", "spottune_res", "spottune_block", "blockdrop")
 # What the original calls its partly frozen run.
 MOST_TUNED = 4
 WORDS = ("strategy", "policy")
@@ -75,10 +75,11 @@ class Command:
     def _adapted(self, strategies: Iterable[str]) -> Iterator["Adapted"]:
         """The model adapted in every way, each built anew; one row for a strategy without a policy."""
         for strategy in strategies:
-            # In the table the layers belong to one row; given with another strategy by name they are an error.
+            # In the table an option belongs to the rows it fits; given with another strategy by name it is an error.
             layers = self.frozen_layers if self.strategy or strategy == "specific_k" else ()
+            rank = self.delta_rank if self.strategy or strategy != "blockdrop" else None
             for kind in (self.policy,) if self.policy else KINDS:
-                config = AdaptiveConfig(strategy, layers, PolicyConfig(kind), delta_rank=self.delta_rank)
+                config = AdaptiveConfig(strategy, layers, PolicyConfig(kind), delta_rank=rank)
                 model = get_adaptive_model(outline(self.model), config)
                 yield Adapted(model, kind if model.decisions else "none")
                 if not model.decisions:

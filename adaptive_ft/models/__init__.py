@@ -17,10 +17,10 @@ from transformers import (
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import lxmert, single_stream, vlbert
-from adaptive_ft.models.anatomy import Anatomy, Leaf
+from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
 from adaptive_ft.models.lxmert_attention import use_sdpa
 
-__all__ = ["FAMILIES", "Anatomy", "Leaf", "describe", "use_sdpa"]
+__all__ = ["FAMILIES", "Anatomy", "Block", "Leaf", "describe", "use_sdpa"]
 
 FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     LxmertModel: lxmert.describe,

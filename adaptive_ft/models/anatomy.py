@@ -1,5 +1,6 @@
 """What the package needs to know about a model: its components and the modules that carry their weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -16,9 +17,23 @@ class Leaf:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One whole layer: its path in the model and `column`, the first of its components.
+
+    `streams`: the arguments of its forward that it maps to its outputs, in the order of these, each with the name of
+    the stream it carries. `counted_by`: the size in the backbone's config that says how many layers its stack has.
+    """
+
+    path: str
+    column: int
+    streams: Mapping[str, str]
+    counted_by: str
+
+
 @dataclass(frozen=True)
 class Anatomy:
-    """Where the backbone sits (`prefix`, "" for the model itself), its components and all their leaves.
+    """Where the backbone sits (`prefix`, "" for the model itself), its components, all their leaves, and its layers.
 
     `ungated` names the weights inside the layers that belong to no leaf: they stay frozen for every strategy.
     """
@@ -26,6 +41,7 @@ class Anatomy:
     prefix: str
     components: ComponentMap
     leaves: tuple[Leaf, ...]
+    blocks: tuple[Block, ...]
     ungated: tuple[str, ...] = ()
 
     def backbone(self, model: nn.Module) -> nn.Module:

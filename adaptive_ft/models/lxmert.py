@@ -7,12 +7,13 @@ region self attention, then language FFN in, region FFN in, language FFN out, re
 with 12 heads). Base size: 9 x 15 + 5 x 15 + 5 x 43 = 425. Source: docs/method.md 2.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformers import LxmertModel
 
 from adaptive_ft.components import Component, ComponentMap
-from adaptive_ft.models.anatomy import Anatomy, Leaf
+from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,24 @@ CROSS_PARTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Equal layers: their name, the path of their list, the size that counts them, their parts and streams."""
+
+    name: str
+    path: str
+    counted_by: str
+    parts: tuple[Part, ...]
+    streams: Mapping[str, str]
+
+
+STACKS = (
+    Stack("language", "encoder.layer", "l_layers", LANGUAGE_PARTS, {"hidden_states": "language"}),
+    Stack("region", "encoder.r_layers", "r_layers", REGION_PARTS, {"hidden_states": "region"}),
+    Stack("cross", "encoder.x_layers", "x_layers", CROSS_PARTS, {"lang_feats": "language", "visual_feats": "region"}),
+)
+
+
 def describe(backbone: LxmertModel, prefix: str) -> Anatomy:
     """The anatomy of an LxmertModel that sits at path `prefix` of its model; all sizes come from its config.
 
@@ -69,27 +88,21 @@ def describe(backbone: LxmertModel, prefix: str) -> Anatomy:
     language stream only (columns 408 to 420, 422 and 424 at base size).
     """
     config = backbone.config
-    stacks = (
-        ("language", "encoder.layer", config.l_layers, LANGUAGE_PARTS),
-        ("region", "encoder.r_layers", config.r_layers, REGION_PARTS),
-        ("cross", "encoder.x_layers", config.x_layers, CROSS_PARTS),
-    )
-    layers = [
-        (f"{stack}.{number}", f"{module}.{number}", parts)
-        for stack, module, count, parts in stacks
-        for number in range(count)
-    ]
     components: list[Component] = []
     live: list[bool] = []
     leaves: list[Leaf] = []
+    blocks: list[Block] = []
     dot = prefix and f"{prefix}."
     last_read = f"cross.{config.x_layers - 1}"
-    for layer, module, parts in layers:
-        joined_later = config.x_layers > 0 and layer != last_read
-        for part in parts:
-            heads: list[int | None] = [*range(config.num_attention_heads)] if part.per_head else [None]
-            start, stop = len(components), len(components) + len(heads)
-            components.extend(Component(layer, part.name, head) for head in heads)
-            live.extend(joined_later or not part.region for _ in heads)
-            leaves.extend(Leaf(f"{dot}{module}.{path}", start, stop) for path in part.modules)
-    return Anatomy(prefix, ComponentMap(tuple(components), tuple(live)), tuple(leaves))
+    for stack in STACKS:
+        for number in range(getattr(config, stack.counted_by)):
+            layer, module = f"{stack.name}.{number}", f"{dot}{stack.path}.{number}"
+            joined_later = config.x_layers > 0 and layer != last_read
+            blocks.append(Block(module, len(components), stack.streams, stack.counted_by))
+            for part in stack.parts:
+                heads: list[int | None] = [*range(config.num_attention_heads)] if part.per_head else [None]
+                start, stop = len(components), len(components) + len(heads)
+                components.extend(Component(layer, part.name, head) for head in heads)
+                live.extend(joined_later or not part.region for _ in heads)
+                leaves.extend(Leaf(f"{module}.{path}", start, stop) for path in part.modules)
+    return Anatomy(prefix, ComponentMap(tuple(components), tuple(live)), tuple(leaves), tuple(blocks))

@@ -25,7 +25,11 @@ from torch import nn
 
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.anatomy import Anatomy, Leaf
+from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
+
+# The layers of every family in `models.FAMILIES` take and return one tensor under this name (transformers 5.23).
+STREAMS = {"hidden_states": "hidden_states"}
+COUNTED_BY = "num_hidden_layers"
 
 Shape = tuple[int, int]  # inputs and outputs of a Linear
 
@@ -63,9 +67,11 @@ def describe(backbone: nn.Module, prefix: str) -> Anatomy:
     dot = prefix and f"{prefix}."
     components: list[Component] = []
     leaves: list[Leaf] = []
+    blocks: list[Block] = []
     ungated: list[str] = []
     for number, layer in enumerate(backbone.get_submodule(stack).children()):
         place = f"{dot}{stack}.{number}"
+        blocks.append(Block(place, len(components), STREAMS, COUNTED_BY))
         roles = _roles(layer, place, config.num_attention_heads)
         for part, modules, heads in roles.parts(config.num_attention_heads):
             start, stop = len(components), len(components) + len(heads)
@@ -73,7 +79,7 @@ def describe(backbone: nn.Module, prefix: str) -> Anatomy:
             leaves.extend(Leaf(f"{place}.{module}", start, stop) for module in modules)
         ungated.extend(f"{place}.{name}" for name in roles.ungated)
     live = (True,) * len(components)
-    return Anatomy(prefix, ComponentMap(tuple(components), live), tuple(leaves), tuple(ungated))
+    return Anatomy(prefix, ComponentMap(tuple(components), live), tuple(leaves), tuple(blocks), tuple(ungated))
 
 
 def _stack(backbone: nn.Module, num_layers: int) -> str:

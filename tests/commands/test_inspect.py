@@ -61,6 +61,7 @@ def test_bert_has_the_originals_encoder(inspect: Any) -> None:
         "spottune": 85.1,
         "spottune_res": 85.1,
         "spottune_block": 85.1,
+        "blockdrop": 0,
         "standard": 0,
         "pretrained_frozen": 85.1,
         "last_4": 56.7,

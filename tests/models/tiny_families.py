@@ -1,4 +1,4 @@
-"""Tiny random models of every single-stream family, and inputs for them."""
+"""Tiny random models of every single-stream family and of LXMERT, and inputs for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertModel, CLIPVisionModel, DeiTModel, Dinov2Model, RobertaModel, VisualBertModel, ViTModel
+from transformers import (
+    BertModel,
+    CLIPVisionModel,
+    DeiTModel,
+    Dinov2Model,
+    LxmertModel,
+    RobertaModel,
+    VisualBertModel,
+    ViTModel,
+)
 
 from adaptive_ft.models.vlbert import VLBertModel
 
@@ -74,3 +83,22 @@ TINY = {
     "dinov2_swiglu": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 3, "use_swiglu_ffn": True}, picture),
     "clip_vision": Family(CLIPVisionModel, {**FFN, **PICTURE}, picture),
 }
+
+
+class TwoStreams(Family):
+    """LXMERT: its own names for the numbers of layers."""
+
+    def config(self) -> Any:
+        widths = {name: size for name, size in SIZES.items() if name != "num_hidden_layers"}
+        return self.backbone.config_class(**widths, **self.sizes)
+
+
+def words_beside_regions(batch: int) -> dict[str, Tensor]:
+    return {**words(batch), "visual_feats": torch.randn(batch, 3, 6), "visual_pos": torch.rand(batch, 3, 4)}
+
+
+LXMERT = TwoStreams(
+    LxmertModel,
+    {**FFN, **TEXT, **NO_DROPOUT, "l_layers": 2, "r_layers": 1, "x_layers": 2, "visual_feat_dim": 6},
+    words_beside_regions,
+)
