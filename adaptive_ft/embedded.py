@@ -3,8 +3,8 @@
     data/world/     generated shards of two domains and their tokenizer (see data/world)
     data/base/      a small LXMERT that this trainer pretrained on the source domain (recipes/world_pretrain.yaml)
 
-The run itself, adapting that base to the target domain, is recipes/world.yaml. Real data and real weights take their
-place by name.
+The run itself, adapting that base to the target domain, is recipes/world.yaml. Other recipes do the same with other
+bases (`PRETRAINING`). Real data and real weights take their place by name.
 """
 
 import shutil
@@ -26,6 +26,8 @@ from adaptive_ft.trainer import Trainer
 WORLD = Path("data/world")
 BASE = Path("data/base")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+# The bases this program makes itself, and the recipe of each.
+PRETRAINING = {str(BASE): "world_pretrain.yaml", "data/base_vlbert": "world_vlbert_pretrain.yaml"}
 NAMES_DATA = ("--config", "--data.train", "--data.val")
 
 
@@ -46,21 +48,22 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
     # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
     if not ranks.broadcast(WORLD.is_dir()):
         ranks.on_main(make_world)
-    if config.model.name == str(BASE) and not ranks.broadcast(BASE.is_dir()):
+    name = config.model.name
+    if name in PRETRAINING and not ranks.broadcast(Path(name).is_dir()):
         pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
         Trainer(build(pretraining, ranks)).fit()
 
 
 def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
-    """The run that makes the base, under the engine of `config`; its batch is that of all ranks together.
+    """The run that makes the base of `config`, under the engine of `config`; its batch is that of all ranks together.
 
     What an interrupted try left is removed: it may have run with other ranks or another recipe.
     """
-    base = load_run_config(["--config", str(RECIPES / "world_pretrain.yaml")])
+    base = load_run_config(["--config", str(RECIPES / PRETRAINING[str(config.model.name)])])
     base.ds_config, base.kernels = config.ds_config, config.kernels
     base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
     shutil.rmtree(Path(base.output_dir) / str(base.name), ignore_errors=True)
-    print(f"pretraining the base model on the source domain; it is kept in {BASE}", flush=True)
+    print(f"pretraining the base model on the source domain; it is kept in {base.export_to}", flush=True)
     return base
 
 

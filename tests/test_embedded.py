@@ -8,6 +8,7 @@ from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.embedded import (
     BASE,
+    PRETRAINING,
     RECIPES,
     WORLD,
     begin_pretraining,
@@ -17,6 +18,7 @@ from adaptive_ft.embedded import (
 )
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.loading import ModelConfig
 from adaptive_ft_kernels import dispatch
 
 
@@ -31,11 +33,23 @@ def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> N
 
 def test_the_base_is_the_same_for_any_number_of_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = RunConfig(ds_config="some.json", kernels="reference")
+    config = RunConfig(ds_config="some.json", kernels="reference", model=ModelConfig(name=str(BASE)))
     batches = {ranks: begin_pretraining(config, ranks).per_device_train_batch_size * ranks for ranks in (1, 2, 4)}
     assert set(batches.values()) == {batches[1]}
     base = begin_pretraining(config, 2)
     assert (base.ds_config, base.kernels, base.export_to) == ("some.json", "reference", str(BASE))
+
+
+@pytest.mark.parametrize("base", PRETRAINING)
+def test_every_base_is_made_by_its_recipe(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe writes the folder it is looked up by, and other bases keep their runs."""
+    monkeypatch.chdir(tmp_path)
+    made = begin_pretraining(RunConfig(model=ModelConfig(name=base)), 1)
+    assert made.export_to == base
+    assert made.model.name is None
+    assert Path(made.data.train).is_relative_to(WORLD)
+    names = [load_run_config(["--config", str(RECIPES / recipe)]).name for recipe in PRETRAINING.values()]
+    assert len(set(names)) == len(names)
 
 
 def test_kernels_that_cannot_run_are_refused_before_minutes_of_work(
@@ -53,11 +67,12 @@ def test_kernels_that_cannot_run_are_refused_before_minutes_of_work(
 
 def test_an_interrupted_pretraining_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    base = begin_pretraining(RunConfig(), 1)
+    config = RunConfig(model=ModelConfig(name=str(BASE)))
+    base = begin_pretraining(config, 1)
     left_over = Path(base.output_dir) / str(base.name) / "checkpoints" / "latest"
     left_over.parent.mkdir(parents=True)
     left_over.write_text("step_000001")
-    begin_pretraining(RunConfig(), 2)
+    begin_pretraining(config, 2)
     assert not left_over.exists()
 
 

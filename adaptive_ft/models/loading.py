@@ -18,6 +18,8 @@ def build_base(config: ModelConfig, facts: DataFacts) -> PreTrainedModel:
     the log says so.
     """
     if config.name is None:
+        if config.answers is not None:
+            raise UserError(f"--model.answers '{config.answers}' names the answers of a checkpoint: give --model.name.")
         return _family(config.type or DEFAULT).random(config, facts)
     if is_file_name(config.name):
         return _from_file(config, facts)

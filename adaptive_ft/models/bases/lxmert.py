@@ -1,13 +1,19 @@
-"""LXMERT as a base model: random weights, or a checkpoint in the form of transformers."""
+"""LXMERT as a base model: random weights, a checkpoint in the form of transformers, or an original file."""
+
+import functools
 
 import torch
 from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
 
+from adaptive_ft.models.bases.answer_head import check_listed, facts_of_head, fitted_head
 from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
+from adaptive_ft.models.bases.original import load_original
 from adaptive_ft.models.bases.reading import check_fits, check_report, read_pretrained
 from adaptive_ft.models.lxmert_attention import use_sdpa
+from adaptive_ft.models.lxmert_checkpoint import convert_lxmert, renamed
 
 HEAD = "answer_head."
+LAST = "answer_head.logit_fc.3."
 
 
 def random(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
@@ -34,21 +40,38 @@ def random(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
 
 
 def pretrained(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
-    """The checkpoint, its answer head new where it has another one; the attention is the fused one (`use_sdpa`)."""
-    name = str(config.name)
+    """The checkpoint, its answer head new or taken over by text where it has another one."""
+    name, listed = str(config.name), facts_of_head(config, facts)
     check_fits(name, read_pretrained(AutoConfig.from_pretrained, name), facts)
     model, report = read_pretrained(
         LxmertForQuestionAnswering.from_pretrained,
         name,
-        num_qa_labels=facts.num_answers,
+        num_qa_labels=listed.num_answers,
         # Without it the weights keep the type they were saved in; training owns float32 masters.
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
+    check_listed(config, report, LAST)
     check_report(name, report, HEAD)
+    return _finished(model, config, facts)
+
+
+def original(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
+    """A file of the original, of the sizes in `config`, its answer head new or taken over by text where it has another
+    one."""
+    model = random(config, facts_of_head(config, facts))
+    load_original(model, config, functools.partial(convert_lxmert, config=model.config), renamed, (HEAD, LAST))
+    return _finished(model, config, facts)
+
+
+def _finished(model: LxmertForQuestionAnswering, config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
+    """The head as the data's answers need it, and the fused attention."""
+    head = model.answer_head.logit_fc
+    head[3] = fitted_head(head[3], config, facts)
+    model.config.num_qa_labels = model.num_qa_labels = facts.num_answers
     use_sdpa(model)
     return model
 
 
-LXMERT = Family(random, pretrained)
+LXMERT = Family(random, pretrained, original)

@@ -56,14 +56,17 @@ def check_fits(name: str, found: Any, facts: DataFacts) -> None:
 
 
 def check_report(name: str, report: Mapping[str, Any], head: str) -> None:
-    """Only the answer head, whose names begin with `head`, may be new: random frozen weights would be worthless."""
-    check_new(name, sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}), head)
+    """`check_new` for the loading info of transformers: only the answer head, called `head`, may be new."""
+    check_new(name, sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}), (head,))
 
 
-def check_new(name: str, new: Sequence[str], head: str) -> None:
-    """The same for the names of the weights that the checkpoint `name` does not give."""
-    backbone = [key for key in new if not key.startswith(head)]
+def check_new(name: str, new: Sequence[str], may_be_new: tuple[str, ...]) -> None:
+    """Tell the weights that checkpoint `name` does not give; all names must begin as `may_be_new` says.
+
+    Raises UserError for any other: random frozen weights would be worthless.
+    """
+    backbone = [key for key in new if not key.startswith(may_be_new)]
     if backbone:
         raise UserError(f"model '{name}' lacks {len(backbone)} weights of the backbone, for instance '{backbone[0]}'.")
     if new:
-        logger.warning("Newly initialised weights of the answer head, not found in '%s': %s", name, ", ".join(new))
+        logger.warning("Newly initialised weights, not found in '%s': %s", name, ", ".join(new))

@@ -1,14 +1,34 @@
-"""VL-BERT as a base model: random weights, or a folder that VLBertForQuestionAnswering saved."""
+"""VL-BERT as a base model: random weights, a folder that it was saved in, an original file, or a BERT to start from."""
+
+import functools
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, BertForPreTraining
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.bases.answer_head import check_listed, facts_of_head, fitted_head
 from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
+from adaptive_ft.models.bases.original import load_converted, load_original
 from adaptive_ft.models.bases.reading import check_fits, check_report, read_pretrained
-from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering
+from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering, convert_bert, convert_checkpoint
+from adaptive_ft.models.vlbert.conversion import renamed
 
 HEAD = "answer_head."
+LAST = "answer_head.classifier."
+EMBEDDINGS = "vlbert.embeddings."
+# What a VL-BERT has in common with the BERT it starts from.
+SIZES_OF_BERT = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "initializer_range",
+    "layer_norm_eps",
+)
 
 
 def sizes(config: ModelConfig, facts: DataFacts) -> VLBertConfig:
@@ -49,8 +69,8 @@ def random(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
 
 
 def pretrained(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
-    """The checkpoint, its answer head new where it has another one."""
-    name = str(config.name)
+    """The checkpoint, its answer head new or taken over by text where it has another one."""
+    name, listed = str(config.name), facts_of_head(config, facts)
     found = read_pretrained(AutoConfig.from_pretrained, name)
     check_fits(name, found, facts)
     if found.mask_token_id != mask_of(facts):
@@ -61,15 +81,49 @@ def pretrained(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswer
     model, report = read_pretrained(
         VLBertForQuestionAnswering.from_pretrained,
         name,
-        num_answers=facts.num_answers,
+        num_answers=listed.num_answers,
         # Without it the weights keep the type they were saved in; training owns float32 masters.
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
+    check_listed(config, report, LAST)
     check_report(name, report, HEAD)
-    fitted: VLBertForQuestionAnswering = model
-    return fitted
+    return _finished(model, config, facts)
 
 
-VL_BERT = Family(random, pretrained)
+def original(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
+    """A file of the original, of the sizes in `config`, its answer head new or taken over by text where it has another
+    one; of two copies of a weight the tuned one is read."""
+    model = random(config, facts_of_head(config, facts))
+    convert = functools.partial(convert_checkpoint, config=model.config)
+    load_original(model, config, convert, renamed, (HEAD, EMBEDDINGS, LAST))
+    return _finished(model, config, facts)
+
+
+def from_bert(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
+    """The encoder, the embeddings of words, positions and types, and the word head's transform of a BERT; the rest is
+    random."""
+    name = str(config.name)
+    found = read_pretrained(AutoConfig.from_pretrained, name)
+    check_fits(name, found, facts)
+    bert, report = read_pretrained(
+        BertForPreTraining.from_pretrained, name, dtype=torch.float32, output_loading_info=True
+    )
+    given = {key: value for key, value in bert.state_dict().items() if key not in report["missing_keys"]}
+    own = sizes(config, facts)
+    for size in SIZES_OF_BERT:
+        setattr(own, size, getattr(found, size))
+    model = VLBertForQuestionAnswering(own)
+    load_converted(model, name, *convert_bert(given, model.state_dict()), (HEAD, EMBEDDINGS))
+    return model
+
+
+def _finished(model: VLBertForQuestionAnswering, config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
+    """The head as the data's answers need it."""
+    model.answer_head.classifier = fitted_head(model.answer_head.classifier, config, facts)
+    model.config.num_answers = facts.num_answers
+    return model
+
+
+VL_BERT = Family(random, pretrained, original, {"bert": from_bert})

@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
-from adaptive_ft.models.vlbert.conversion import ConversionReport, convert_checkpoint
+from adaptive_ft.models.vlbert.conversion import convert_bert, convert_checkpoint
 from adaptive_ft.models.vlbert.modeling import (
     VLBertForQuestionAnswering,
     VLBertForQuestionAnsweringOutput,
@@ -11,11 +11,11 @@ from adaptive_ft.models.vlbert.modeling import (
 )
 
 __all__ = [
-    "ConversionReport",
     "VLBertConfig",
     "VLBertForQuestionAnswering",
     "VLBertForQuestionAnsweringOutput",
     "VLBertModel",
+    "convert_bert",
     "convert_checkpoint",
 ]
 

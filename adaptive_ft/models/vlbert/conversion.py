@@ -1,21 +1,19 @@
-"""Checkpoints of the original VL-BERT as weights of VLBertForQuestionAnswering.
+"""Checkpoints of the original VL-BERT, and of BERT, as weights of VLBertForQuestionAnswering.
 
 The original saves `{"state_dict": ...}` with names like `module.vlbert.encoder.layer.0.output.LayerNorm.gamma`.
 Under its adaptive strategies every gated module is there twice: the tuned one, and the frozen one with `parallel_`
 in its name.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, read_state_dict
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
 from adaptive_ft.models.vlbert.modeling import VLBertForQuestionAnswering
 
@@ -44,27 +42,8 @@ PARALLEL = "parallel_"
 WRAPPER = "module."
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What became of a checkpoint: `used` (original name -> ours), `unused` original names, `missing` names of ours.
-
-    A missing weight starts as the model initialises it.
-    """
-
-    used: dict[str, str]
-    unused: tuple[str, ...]
-    missing: tuple[str, ...]
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.used)} weights used, {len(self.unused)} unused, {len(self.missing)} missing"]
-        lines += [f"used: {original} -> {ours}" for original, ours in self.used.items()]
-        lines += [f"unused: {original}" for original in self.unused]
-        lines += [f"missing: {ours}" for ours in self.missing]
-        return "\n".join(lines)
-
-
 def convert_checkpoint(
-    source: str | Path | Mapping[str, object],
+    source: Source,
     config: VLBertConfig | None = None,
     weights: Literal["tuned", "frozen"] = "tuned",
 ) -> tuple[dict[str, Tensor], ConversionReport]:
@@ -77,22 +56,33 @@ def convert_checkpoint(
     Raises UserError for a file that torch cannot read as plain tensors, for one without weights of VL-BERT, for two
     weights that become the same one, and for a weight of another shape than `config` asks for.
     """
-    original = _state_dict(source)
+    original = read_state_dict(source)
     with torch.device("meta"):
         expected = VLBertForQuestionAnswering(config or VLBertConfig.base()).state_dict()
-    names = _chosen_names(original, expected, weights)
-    if not names:
-        raise UserError(f"{_place(source)} holds no weights of VL-BERT; its names look like {sorted(original)[:2]}.")
-    for key, name in names.items():
-        if original[key].shape != expected[name].shape:
-            raise UserError(
-                f"weight '{key}' of {_place(source)} has shape {list(original[key].shape)}, the configuration asks for "
-                f"{list(expected[name].shape)}; give the configuration of the checkpoint."
-            )
-    converted = {name: original[key] for key, name in names.items()}
-    unused = tuple(key for key in original if key not in names)
-    missing = tuple(name for name in expected if name not in converted)
-    return converted, ConversionReport(names, unused, missing)
+    return convert(original, _chosen_names(original, expected, weights), expected, source, "VL-BERT")
+
+
+def convert_bert(bert: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Weights of a VL-BERT that starts from a BERT, and a report.
+
+    bert: the state dict of transformers' BertForPreTraining (a part of it is enough). start: the VL-BERT's own, of
+    the same sizes: BERT knows two types of tokens, and the third row is taken from here. The transform of the word
+    head becomes that of the answer head; the pooler and the rest of the heads are not read.
+
+    Raises UserError when no weight of BERT is there, and for a weight of another shape.
+    """
+    types = "bert.embeddings.token_type_embeddings.weight"
+    original = dict(bert)
+    names = {key: name for key in bert if (name := _named_in_bert(key)) in start}
+    if types in names:
+        rest = start[names[types]][len(bert[types]) :]
+        original[types] = torch.cat([bert[types], rest.to(bert[types])])
+    return convert(original, names, start, bert, "BERT")
+
+
+def _named_in_bert(key: str) -> str:
+    """Our name for a weight of BertForPreTraining; those without a place here get a name that no model has."""
+    return key.replace("bert.", "vlbert.", 1).replace("cls.predictions.transform.", "answer_head.transform.", 1)
 
 
 def renamed(key: str) -> str | None:
@@ -124,35 +114,3 @@ def _chosen_names(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         if wanted:
             chosen[key] = name
     return chosen
-
-
-def _state_dict(source: str | Path | Mapping[str, object]) -> dict[str, Tensor]:
-    """The named tensors of a file or dict, which may hold them under "state_dict"."""
-    content = source if isinstance(source, Mapping) else _read(Path(source))
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{_place(source)} holds no state dict, that is tensors by name.")
-    weights: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"'{key}' in {_place(source)} is of type {type(value).__name__}; a state dict holds tensors by name."
-            )
-        weights[key] = value
-    return weights
-
-
-def _read(path: Path) -> object:
-    """The content of a torch file, tensors and plain containers only: a pickle could run any code."""
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint '{path}' (seen from '{Path.cwd()}').")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"cannot read '{path}' as a checkpoint of plain tensors: {reason}") from error
-
-
-def _place(source: object) -> str:
-    """The source in a message."""
-    return "the state dict" if isinstance(source, Mapping) else f"checkpoint '{source}'"
