@@ -31,6 +31,7 @@ LEAST = {
     "model.cross_layers": 1,
     "model.layers": 1,
     "model.visual_scale_init": 0,
+    "model.coordinate_waves": 1,
     "model.max_position_embeddings": 1,
     "model.initializer_range": 0,
     "adapt.policy.embedding_size": 1,

@@ -37,6 +37,9 @@ class ModelConfig:
     visual_scale_init: float = 0.0
     """VL-BERT: first weight of the LayerNorms behind which tokens see the regions; 0 hides the picture until training
     opens it."""
+    coordinate_waves: int = 256
+    """VL-BERT: wavelengths, each as a sine and a cosine, that stand for one of a box's four values; many drown region
+    features of few values."""
     max_position_embeddings: int = 512
     """Longest question, in tokens."""
     initializer_range: float = 0.02

@@ -47,6 +47,7 @@ def sizes(config: ModelConfig, facts: DataFacts) -> VLBertConfig:
         region_dropout_prob=config.hidden_dropout,
         classifier_dropout=config.hidden_dropout,
         visual_feat_dim=facts.visual_feat_dim,
+        coordinate_waves=config.coordinate_waves,
         visual_scale_init=config.visual_scale_init,
         num_answers=facts.num_answers,
         mask_token_id=mask_of(facts),

@@ -1,0 +1,148 @@
+"""VL-BERT through whole runs: trained, resumed, restored, evaluated, exported; on the small world and real features.
+
+Mirrors no single module: build, trainer, saving and the eval command hold this together for a second family.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adaptive_ft.adaptive_files import WEIGHTS_FILE
+from adaptive_ft.build import Run, build
+from adaptive_ft.commands.eval import Command
+from adaptive_ft.commands.shards import Command as ShardsCommand
+from adaptive_ft.config import load_run_config
+from adaptive_ft.data.sources.question_files import QuestionFiles
+from adaptive_ft.data.tokenizer import train_words
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft.models.vlbert import VLBertForQuestionAnswering
+from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.same_run import ADAPTIVE
+from adaptive_ft.saving import restore
+from adaptive_ft.trainer import Trainer
+
+SIZES = (
+    *("--model.type", "vl_bert", "--model.name", "None", "--model.hidden_size", "16", "--model.layers", "2"),
+    *("--model.num_attention_heads", "2", "--model.intermediate_size", "16", "--model.max_position_embeddings", "24"),
+    *("--model.visual_scale_init", "0.5", "--task.flip_probability", "0.5", "--task.max_question_length", "16"),
+)
+
+
+def start(words: list[str], ranks: Ranks) -> Run:
+    return build(load_run_config(words), ranks)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return restore(run).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def trained(ranks: Ranks, tiny: Callable[..., list[str]]) -> Path:
+    """Six updates without a break, checkpoints after the third and the last."""
+    run = start(
+        [*tiny("vlbert", *SIZES), "--max_steps", "6", "--save_steps", "3", "--optim.learning_rate", "2e-2"], ranks
+    )
+    Trainer(run).fit()
+    return run.folder.path
+
+
+def test_a_run_trains_what_its_strategy_says(trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    restored = restore(trained)
+    assert restored.step == 6
+    assert isinstance(restored.model.base, VLBertForQuestionAnswering)
+    assert len(restored.model.decisions) == 2
+    assert summary["val_score"] > 0
+    assert summary["frozen_parameters"] == 2 * (4 * (16 * 16 + 16) + 2 * (16 * 16 + 16) + 4 * 16)
+
+
+def test_a_resumed_run_repeats_the_undisturbed_one_bit_for_bit(
+    trained: Path, ranks: Ranks, tiny: Callable[..., list[str]]
+) -> None:
+    """With dropout, Gumbel noise and mirrored examples, all seeded by the update."""
+    again = trained.with_name("vlbert_twice")
+    shutil.copytree(trained, again)
+    checkpoints = RunFolder(again).checkpoints
+    checkpoints.forget_after(checkpoints.tag(3))
+    words = [*tiny("vlbert_twice", *SIZES), "--max_steps", "6", "--save_steps", "3", "--optim.learning_rate", "2e-2"]
+    run = start([*words, "--resume", "auto"], ranks)
+    trainer = Trainer(run)
+    trainer.fit()
+    undisturbed, resumed = weights(trained), weights(again)
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in undisturbed.items())
+    earlier = load_file(checkpoints.folder / checkpoints.tag(3) / ADAPTIVE / WEIGHTS_FILE)
+    assert any(not torch.equal(value, resumed[name]) for name, value in earlier.items()), "the second half moved"
+
+
+def test_eval_scores_as_the_run_did(trained: Path, ranks: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
+    Command(trained).answer_on(ranks)
+    summary = json.loads((trained / "summary.json").read_text())
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("all "))
+    assert line.split() == [
+        "all",
+        "77",
+        f"{100 * summary['val_score']:.2f}",
+        f"{100 * summary['official_accuracy']:.2f}",
+    ]
+
+
+def test_a_standard_run_is_exported_as_a_model_a_new_run_starts_from(
+    ranks: Ranks, tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    exported = tmp_path / "exported"
+    words = tiny("vlbert_standard", *SIZES, "--adapt.strategy", "standard", "--export_to", str(exported))
+    run = start([*words, "--max_steps", "2"], ranks)
+    Trainer(run).fit()
+    merged = VLBertForQuestionAnswering.from_pretrained(exported)
+    restored = restore(run.folder.path, "best")
+    assert torch.equal(
+        merged.vlbert.embeddings.word_embeddings.weight, restored.model.base.vlbert.embeddings.word_embeddings.weight
+    )
+    again = start([*tiny("vlbert_again"), "--model.name", str(exported), "--task.max_question_length", "16"], ranks)
+    assert isinstance(again.parts.model.base, VLBertForQuestionAnswering)
+    again.train.close()
+
+
+def test_boxes_reach_the_model_in_float32_under_bf16(ranks: Ranks, tiny: Callable[..., list[str]]) -> None:
+    run = start([*tiny("vlbert_bf16", *SIZES), "--precision", "bf16", "--max_steps", "1"], ranks)
+    seen: list[torch.dtype] = []
+    base = run.parts.model.base
+    assert isinstance(base, VLBertForQuestionAnswering)
+    base.vlbert.embeddings.region_projection.register_forward_pre_hook(
+        lambda _, inputs: seen.extend(value.dtype for value in inputs)
+    )
+    Trainer(run).train_step()
+    run.train.close()
+    assert seen == [torch.bfloat16, torch.float32, torch.bool]
+
+
+def test_a_question_needs_room_for_the_regions_and_the_end(ranks: Ranks, tiny: Callable[..., list[str]]) -> None:
+    with pytest.raises(UserError, match=r"max_question_length is 23, but the base model has positions for 22"):
+        start(tiny("vlbert_long", *SIZES[:-1], "23"), ranks)
+
+
+def test_real_features(shared_data: Path, ranks: Ranks, tiny: Callable[..., list[str]], tmp_path: Path) -> None:
+    """LXMERT's own TSV of 36 regions through `adaptive-ft shards` into two updates and an evaluation."""
+    real = shared_data / "coco_train2014_obj36"
+    files = QuestionFiles(
+        questions=real / "v2_OpenEnded_mscoco_obj36_questions.json",
+        annotations=real / "v2_mscoco_obj36_annotations.json",
+    )
+    asked = json.loads(files.questions.read_text())["questions"] if files.questions else []
+    train_words(question["question"] for question in asked).save_pretrained(tmp_path / "words")
+    shards = tmp_path / "shards"
+    ShardsCommand(
+        shards, files, real / "train2014_obj36.tsv", tokenizer=str(tmp_path / "words"), min_answer_count=1
+    ).run()
+    data = ("--data.train", str(shards), "--data.val", str(shards), "--task.resize_boxes")
+    run = start([*tiny("vlbert_real", *SIZES, *data), "--max_steps", "2"], ranks)
+    assert run.parts.train_shards.feature_dim == 2048
+    Trainer(run).fit()
+    Command(run.folder.path).answer_on(ranks)
