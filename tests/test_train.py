@@ -87,6 +87,8 @@ def many(workplace: Path, launch: Launch, tiny: Tiny) -> Path:
     spottune = ("--adapt.strategy", "spottune", "--max_steps", "4")
     pair = [tiny(f"standard_{stage}", *standard, *four, stage=stage) for stage in range(4)]
     pair += [tiny(f"spottune_{stage}", *spottune, *four, stage=stage) for stage in range(4)]
+    low_rank = ("--adapt.delta_rank", "2", "--policy", "learned")
+    pair += [tiny(f"low_rank_{stage}", *spottune, *low_rank, *four, stage=stage) for stage in range(4)]
     exported = str(workplace / "exported")
     pair += [tiny("exporting", *standard, "--export_to", exported), tiny("on_it", "--model.name", exported)]
     (workplace / "many_runs.py").write_text(MANY_RUNS)
@@ -109,12 +111,13 @@ def test_one_global_batch_gives_one_curve(name: str, many: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_stages_agree_with_a_policy(stage: int, many: Path) -> None:
+@pytest.mark.parametrize("run", ["spottune", "low_rank"])
+def test_zero_stages_agree_with_a_policy(run: str, stage: int, many: Path) -> None:
     """At the same ranks the Gumbel noise is the same, so every ZeRO stage takes the same decisions and steps."""
     for metric in ("train/loss", "train/gradient_norm", "epoch/tuned_share_train", "epoch/tuned_share_val"):
-        assert curve(many / f"spottune_{stage}", metric) == pytest.approx(
-            curve(many / "spottune_0", metric), rel=1e-4
-        ), metric
+        expected = curve(many / f"{run}_0", metric)
+        assert expected
+        assert curve(many / f"{run}_{stage}", metric) == pytest.approx(expected, rel=1e-4), metric
 
 
 def test_learning_changes_the_loss(many: Path) -> None:

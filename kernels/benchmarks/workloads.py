@@ -1,8 +1,8 @@
 """The two models that bench_model.py trains, in each way of fine-tuning them; random weights and inputs.
 
-ordinary: every weight trains. adaptive: this project, each gate tuned for half of the samples. two branches:
-the same model with both branches computed in full and mixed, as the method's first code did. Run as a program,
-it prints the peak memory in MiB of one training step in a fresh process:
+ordinary: every weight trains. adaptive: this project, each gate tuned for half of the samples, with full deltas
+unless a rank is named. two branches: the same model with both branches computed in full and mixed, as the method's
+first code did. Run as a program, it prints the peak memory in MiB of one training step in a fresh process:
 
     python kernels/benchmarks/workloads.py lxmert adaptive
 """
@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel
 
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.gates import GateHolder
+from adaptive_ft.low_rank import linear_form
 from adaptive_ft.models import Leaf
 from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.policy import PolicyConfig
@@ -27,7 +28,9 @@ from adaptive_ft_kernels import use_path
 from measuring import DEVICE, DTYPE, ON_GPU
 
 QUARTER = "adaptive, 1/4 of the gate gradients"
-WAYS = ("ordinary", "adaptive", QUARTER, "two branches")
+LOW_RANK = "adaptive, deltas of rank 8"
+RANKS = {LOW_RANK: 8}
+WAYS = ("ordinary", "adaptive", QUARTER, LOW_RANK, "two branches")
 SAMPLES, WORDS, REGIONS, ANSWERS, FEATURES, VOCABULARY = 32, 20, 36, 3129, 2048, 30522
 BERT_LAYERS, BERT_HEADS, BERT_ROWS = 12, 12, WORDS + REGIONS
 MODELS = {
@@ -75,7 +78,8 @@ def _lxmert(way: str) -> Workload:
     if way != "ordinary":
         policy = PolicyConfig(kind="mirror" if way == "two branches" else "light")
         # Sampling also in evaluation: the likelier choices of an untrained policy are the same for all inputs.
-        config = AdaptiveConfig(policy=policy, eval_decisions="sample", gate_grad_fraction=_fraction(way))
+        fraction, rank = _fraction(way), RANKS.get(way)
+        config = AdaptiveConfig(policy=policy, eval_decisions="sample", gate_grad_fraction=fraction, delta_rank=rank)
         model = get_adaptive_model(model, config)
     model.to(DEVICE, DTYPE)
     inputs = {
@@ -95,7 +99,7 @@ def _bert(way: str) -> Workload:
     holder = GateHolder(_fraction(way))
     if way != "ordinary":
         leaves = bert_leaves()
-        wrap(model, leaves, range(leaves[-1].stop), holder)
+        wrap(model, leaves, range(leaves[-1].stop), holder, linear_form(RANKS.get(way)))
     model.to(DEVICE, DTYPE)
     embedded = torch.randn(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE, dtype=DTYPE)
     target = torch.rand(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE)

@@ -90,6 +90,15 @@ def test_weights_without_a_gate_are_named(inspect: Any) -> None:
     assert row["delta"] > 0
 
 
+def test_deltas_of_low_rank_are_counted_and_stand_on_the_pretrained_weights(inspect: Any) -> None:
+    """Rank 8 in each of 12 layers: 8 (K + N) for 6 linears, all biases and LayerNorms in full: 1.4 M of 85.1 M."""
+    found = rows(inspect(BertConfig(), delta_rank=8, policy="learned"))
+    for strategy, kind in (("spottune", "learned"), ("standard", "none")):
+        assert (found[strategy, kind]["delta"], found[strategy, kind]["frozen"]) == (1.4, 85.1)
+    assert found["spottune", "learned"]["net"] == 0.0
+    assert found["last_4", "none"]["delta"] == 0.5
+
+
 def test_clip_is_its_picture_side(inspect: Any) -> None:
     assert inspect(CLIPConfig(), "CLIPModel", strategy="standard")[0].endswith("CLIPVisionModel, 180 components")
 
