@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
+from adaptive_ft.bypass import bypass
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.low_rank import linear_form
 from adaptive_ft.models import Leaf
@@ -107,6 +108,30 @@ def _bert(way: str) -> Workload:
 
     def output() -> Tensor:
         if way != "ordinary":
+            holder.set(gates.clone().requires_grad_(torch.is_grad_enabled()))
+        return model(inputs_embeds=embedded).last_hidden_state
+
+    return Workload(model, output, target)
+
+
+def blockdrop(num_used: int | None, fraction: float = 1.0) -> Workload:
+    """The encoder of `_bert` whose samples use `num_used` layers each, drawn for each sample; None: the plain one.
+
+    fraction: the share of the gate gradients of skipping samples that a training step evaluates.
+    """
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(num_hidden_layers=BERT_LAYERS), add_pooling_layer=False)
+    holder = GateHolder(fraction)
+    if num_used is not None:
+        for number, layer in enumerate(model.encoder.layer):
+            bypass(layer, holder, number, ("hidden_states",), f"encoder.layer.{number}")
+    model.to(DEVICE, DTYPE)
+    embedded = torch.randn(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE, dtype=DTYPE)
+    target = torch.rand(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE)
+    gates = (torch.rand(SAMPLES, BERT_LAYERS, device=DEVICE).argsort(dim=1) < (num_used or 0)).float()
+
+    def output() -> Tensor:
+        if num_used is not None:
             holder.set(gates.clone().requires_grad_(torch.is_grad_enabled()))
         return model(inputs_embeds=embedded).last_hidden_state
 

@@ -21,10 +21,10 @@ COMPARED = (
     "*ordinary*: the same layer or model without gates, all of whose weights train. *two branches*: both branches "
     "computed in full and mixed by the gates; in LXMERT with the mirror policy besides, a second backbone, as in the "
     "method's first code, where *adaptive* has the light policy: that table compares whole ways of fine-tuning, not "
-    "the layers alone. The encoder of VL-BERT's size has random gates and no policy. *training step*: forward and "
-    "backward; the optimizer's step is left out. *peak memory of the process*: of one such step and its model in a "
-    "fresh process, on a CPU without what the libraries take. *work space*: what one call allocates beyond what was "
-    "there before."
+    "the layers alone. The encoder of VL-BERT's size has random gates and no policy, and in BlockDrop's table each "
+    "sample uses random layers of its own. *training step*: forward and backward; the optimizer's step is left out. "
+    "*peak memory of the process*: of one such step and its model in a fresh process, on a CPU without what the "
+    "libraries take. *work space*: what one call allocates beyond what was there before."
 )
 
 
@@ -78,7 +78,7 @@ def _heading(report: Record) -> str:
 
 
 def _is_model(records: list[Record]) -> bool:
-    return any(record["fullname"].startswith("bench_model") for record in records)
+    return any(record["fullname"].startswith(("bench_model", "bench_blockdrop")) for record in records)
 
 
 def _section(title: str, records: list[Record]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from transformers import LxmertForQuestionAnswering
 
 from adaptive_ft.build import build
 from adaptive_ft.commands.eval import Command
@@ -24,10 +26,12 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.trainer import Trainer
+from tests.conftest import TINY_MODEL as SIZES
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 Tiny = Callable[..., list[str]]
 WORLD = WorldConfig.small()
+TINY_MODEL = {f"--model.{name}": value for name, value in SIZES.items()}
 
 
 @pytest.fixture
@@ -122,6 +126,26 @@ def test_a_blind_run_answers_any_shards(
     shards = other(narrower)
     Command(folder, shards=shards).answer_on(ranks)
     assert re.search(rf"^all +{Manifest.load(shards).questions} ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_blockdrop_run_from_random_weights_is_evaluated_and_has_no_frozen_half(
+    tiny: Tiny, ranks: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its start is scored with every layer used; the random start is kept under the plain model's names."""
+    random_weights = ("--model.name", "None", *(word for size, value in TINY_MODEL.items() for word in (size, value)))
+    folder = build_and_fit(tiny("blockdrop", "--adapt.strategy", "BlockDrop", *random_weights), ranks)
+    kept = LxmertForQuestionAnswering.from_pretrained(folder / "base")
+    saved = load_file(folder / "base/model.safetensors")
+    assert {name for name, _ in kept.named_parameters()} >= saved.keys()
+    assert any(".layer.0.attention.self.query.weight" in name for name in saved)
+    capsys.readouterr()
+    for policy in ("network", "tuned"):
+        Command(folder, policy=policy).answer_on(ranks)
+        assert re.search(r"^all +\d+ ", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(
+        UserError, match="--policy frozen has no meaning for strategy 'BlockDrop', which keeps no pretr"
+    ):
+        Command(folder, policy="frozen").answer_on(ranks)
 
 
 def build_and_fit(options: list[str], ranks: Ranks) -> Path:
