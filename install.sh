@@ -33,5 +33,5 @@ if "$venv/bin/python" -c 'import sys, importlib.metadata as m; sys.exit(all("tri
   grep -v '^triton==' constraints.txt >"$constraints"
 fi
 echo "installing the other packages"
-$pip --constraint "$constraints" --editable '.[dev,wandb,tensorboard]'
+$pip --constraint "$constraints" --editable '.[dev,wandb,tensorboard,hdf5]'
 echo "installed in $venv"

@@ -115,7 +115,7 @@ def test_bad_sources_leave_nothing(case: str, run: Run, tmp_path: Path, capsys: 
         (["verify", "nowhere"], "error: there is no folder 'nowhere'"),
         (["world", "--folder", "."], "error: '{here}' cannot be made anew while the program runs in it"),
         (["shards", "--output", "out", "--tokenizer", "./tokenzier"], "error: --tokenizer './tokenzier' is no folder"),
-        (["tokenizer", "--output", "out"], "error: Name the questions: either --source.questions"),
+        (["tokenizer", "--output", "out"], "error: Name the questions in one form: --source.questions"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -12,10 +12,13 @@ from tqdm import tqdm
 from adaptive_ft.commands.picture_shards import write_picture_shards
 from adaptive_ft.data.answers import build_answer_table, process_answer
 from adaptive_ft.data.manifest import Manifest, ShardInfo
+from adaptive_ft.data.overlap import count_shared
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shards import IMAGES_PER_SHARD, write_shards
-from adaptive_ft.data.sources.join import Join, QuestionsByImage, records_without_regions
-from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
+from adaptive_ft.data.sources.features import read_features
+from adaptive_ft.data.sources.image_names import named_as_asked
+from adaptive_ft.data.sources.image_sizes import ImageSizes
+from adaptive_ft.data.sources.join import Join, QuestionsByImage, any_answer, records_without_regions
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.reading import may_be_hub_id
@@ -33,8 +36,10 @@ class Command:
     output: Path
     """New folder for the shards."""
     source: QuestionFiles = field(default_factory=QuestionFiles)
-    features: Path | None = None
-    """LXMERT's TSV of region features, plain or gzip."""
+    features: tuple[Path, ...] = ()
+    """Region features: files, folders or zips of LXMERT's TSV, VL-BERT's JSON, .npz, .npy or HDF5 (docs/data.md)."""
+    image_sizes: tuple[Path, ...] = ()
+    """JSON with width and height of each image (COCO's annotations), for features that do not tell them."""
     pictures: Path | None = None
     """Folder of JPEG or PNG pictures to classify, instead of questions: SPLIT/LABEL/NAME.jpg, or as --labels says."""
     labels: Path | None = None
@@ -64,7 +69,7 @@ class Command:
             self._run_on_pictures()
 
     def _run_on_pictures(self) -> None:
-        if self.pictures is None or self.features is not None or self.source != QuestionFiles():
+        if self.pictures is None or self.features or self.source != QuestionFiles():
             raise UserError(
                 "--labels belongs to --pictures, and --pictures stands alone: without --source or --features."
             )
@@ -77,6 +82,8 @@ class Command:
         if self.like is None and not Path(self.tokenizer).is_dir() and not may_be_hub_id(self.tokenizer):
             raise UserError(f"--tokenizer '{self.tokenizer}' is no folder, and it cannot be a hub id.")
         questions = self.source.read()
+        if self.like is not None:
+            _compare(self.like, self.split, questions)
         records, join = self._records(questions)
         manifest = write_shards(
             tqdm(records, unit="image", desc="shards"),
@@ -96,9 +103,10 @@ class Command:
         print(_told(manifest.tokenizer, self.output))
 
     def _records(self, questions: QuestionsByImage) -> tuple[Iterable[ImageRecord], Join | None]:
-        if self.features is None:
+        if not self.features:
             return records_without_regions(questions), None
-        join = Join(read_lxmert_tsv(self.features), questions, allow_missing_regions=self.allow_missing_features)
+        regions = named_as_asked(read_features(self.features, ImageSizes.read(self.image_sizes)), questions)
+        join = Join(regions, questions, allow_missing_regions=self.allow_missing_features)
         return join, join
 
     def _info(self, questions: QuestionsByImage) -> ShardInfo:
@@ -106,11 +114,11 @@ class Command:
         return ShardInfo(
             split=self.split,
             domain="real",
-            feature_extractor=self.feature_extractor if self.features is not None else "none",
+            feature_extractor=self.feature_extractor if self.features else "none",
             answer_table=table,
             tokenizer=tokenizer,
             feature_dtype=self.feature_dtype,
-            answered=self.source.answered,
+            answered=any_answer(questions),
         )
 
     def _table_and_tokenizer(self, questions: QuestionsByImage) -> tuple[list[str], str | None]:
@@ -121,11 +129,22 @@ class Command:
             return _written(_read_table(self.answers)), _seen_from(self.output, Path(), self.tokenizer)
         everyone = (question for asked in questions.values() for question in asked)
         table = build_answer_table(everyone, min_count=self.min_answer_count)
-        if self.source.answered and not table:
+        if any_answer(questions) and not table:
             raise UserError(
                 f"No answer occurs {self.min_answer_count} times: lower --min_answer_count or give --answers or --like."
             )
         return table, _seen_from(self.output, Path(), self.tokenizer)
+
+
+def _compare(like: Path, split: str, questions: QuestionsByImage) -> None:
+    """Say what the set has in common with the shards it is made like; another split must not share questions."""
+    images, shared = count_shared(like, questions)
+    if shared and Manifest.load(like).split != split:
+        raise UserError(
+            f"{shared} of these questions are in '{like}' too, the shards of another split: a score on them would be "
+            "one on training data. Leave them out of one of the two."
+        )
+    print(f"in common with '{like}': {images} images, {shared} questions")
 
 
 def _told(tokenizer: str | None, output: Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -48,6 +49,28 @@ class Join:
                 f"regions, first '{next(iter(waiting))}'; add the missing features, or leave "
                 "such questions out with --allow-missing-features"
             )
+
+
+def merge_questions(parts: Iterable[tuple[Path, QuestionsByImage]]) -> QuestionsByImage:
+    """The questions of several files as if they stood in one; UserError if two files ask the same question."""
+    merged: QuestionsByImage = {}
+    asked_in: dict[int, Path] = {}
+    for path, by_image in parts:
+        for image_id, asked in by_image.items():
+            for question in asked:
+                other = asked_in.setdefault(question.question_id, path)
+                if other != path:
+                    raise UserError(
+                        f"question {question.question_id} stands in '{other}' and in '{path}': the files overlap; "
+                        "give files of different questions"
+                    )
+            merged.setdefault(image_id, []).extend(asked)
+    return merged
+
+
+def any_answer(questions: QuestionsByImage) -> bool:
+    """Whether a question is answered; if none is, the split is a test split."""
+    return any(question.answers or question.scores for asked in questions.values() for question in asked)
 
 
 def records_without_regions(questions: QuestionsByImage) -> Iterator[ImageRecord]:

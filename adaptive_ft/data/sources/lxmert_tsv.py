@@ -5,16 +5,12 @@ num_boxes boxes(float32 N,4 xyxy pixels) features(float32 N,D). Detected classes
 and left out. Shape suffixes: N regions, D feature size, 4 = x1 y1 x2 y2.
 """
 
-import base64
-import binascii
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.sources.base64_numbers import decode_regions
 from adaptive_ft.data.sources.opening import open_source
 from adaptive_ft.errors import UserError
 
@@ -44,19 +40,13 @@ def _parse(line: bytes, origin: str) -> ImageRecord:
     if len(columns) != _COLUMNS:
         raise ValueError(f"expected {_COLUMNS} tab-separated columns, found {len(columns)}; the line was cut or joined")
     num_boxes = _whole_number(columns[_NUM_BOXES], "num_boxes")
-    if num_boxes < 1:
-        raise ValueError(f"num_boxes is {num_boxes}; an image needs at least one region")
-    boxes, features = _numbers(columns[_BOXES], "boxes"), _numbers(columns[_FEATURES], "features")
-    if boxes.size != num_boxes * 4:
-        raise ValueError(f"boxes hold {boxes.size} numbers, expected 4 for each of {num_boxes} regions")
-    if features.size == 0 or features.size % num_boxes:
-        raise ValueError(f"features hold {features.size} numbers, not a multiple of {num_boxes} regions")
+    boxes, features = decode_regions(num_boxes, columns[_BOXES], columns[_FEATURES])
     return ImageRecord(
         image_id=columns[_ID].decode(),
         width=_whole_number(columns[_WIDTH], "img_w"),
         height=_whole_number(columns[_HEIGHT], "img_h"),
-        boxes=boxes.reshape(num_boxes, 4),
-        features=features.reshape(num_boxes, -1),
+        boxes=boxes,
+        features=features,
         questions=(),
         origin=origin,
     )
@@ -66,13 +56,3 @@ def _whole_number(column: bytes, name: str) -> int:
     if not column.isdigit():
         raise ValueError(f"{name} is '{column[:20].decode(errors='replace')}', expected a whole number")
     return int(column)
-
-
-def _numbers(column: bytes, name: str) -> NDArray[np.float32]:
-    try:
-        content = base64.b64decode(column, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{name} are not valid base64 ({error})") from None
-    if len(content) % 4:
-        raise ValueError(f"{name} hold {len(content)} bytes, not a multiple of 4 (float32)")
-    return np.frombuffer(content, dtype="<f4")

@@ -1,9 +1,12 @@
 """The options by which a person names question files, and their reading."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from adaptive_ft.data.sources.join import QuestionsByImage
+from adaptive_ft.data.sources.gqa_json import read_gqa_json
+from adaptive_ft.data.sources.join import QuestionsByImage, merge_questions
 from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
 from adaptive_ft.data.sources.vqa_json import read_vqa_json
 from adaptive_ft.errors import UserError
@@ -11,33 +14,42 @@ from adaptive_ft.errors import UserError
 
 @dataclass
 class QuestionFiles:
-    """Official VQA v2 files (questions, annotations) or LXMERT's JSON; plain or gzip."""
+    """Official VQA v2 files (questions, annotations), LXMERT's JSON or GQA's; plain or gzip, one or several."""
 
-    questions: Path | None = None
-    """Official question file."""
-    annotations: Path | None = None
-    """Official annotation file of the same split; none for a test split without answers."""
-    lxmert_json: Path | None = None
-    """LXMERT's question file, instead of the two above."""
+    questions: tuple[Path, ...] = ()
+    """Official question files."""
+    annotations: tuple[Path, ...] = ()
+    """Official annotation files of the same splits, in the same order; none for a test split without answers."""
+    lxmert_json: tuple[Path, ...] = ()
+    """LXMERT's question files (VQA, GQA), instead of the two above: train.json nominival.json."""
+    gqa_json: tuple[Path, ...] = ()
+    """GQA's question files, or the folder of parts of one, instead of those above."""
     coco_split: str | None = None
     """COCO split of the image names, for files that do not say it: train2014, val2014, test2015."""
 
     def read(self) -> QuestionsByImage:
-        """Questions by image id.
+        """Questions by image id, those of several files together.
 
         Raises:
-            UserError: no file or files of both kinds were named, or what the readers raise.
+            UserError: no file or files of several kinds were named, two files ask the same question, or what the
+                readers raise.
         """
-        if (self.questions is None) == (self.lxmert_json is None):
+        if sum(map(bool, (self.questions, self.lxmert_json, self.gqa_json))) != 1:
             raise UserError(
-                "Name the questions: either --source.questions (with --source.annotations) or --source.lxmert_json."
+                "Name the questions in one form: --source.questions (with --source.annotations), "
+                "--source.lxmert_json or --source.gqa_json."
             )
-        if self.lxmert_json is not None:
-            return read_lxmert_json(self.lxmert_json)
-        assert self.questions is not None
-        return read_vqa_json(self.questions, self.annotations, coco_split=self.coco_split)
+        if self.annotations and len(self.annotations) != len(self.questions):
+            raise UserError(
+                f"--source.annotations names {len(self.annotations)} files and --source.questions "
+                f"{len(self.questions)}: give one for each, in the same order."
+            )
+        return merge_questions(self._parts())
 
-    @property
-    def answered(self) -> bool:
-        """Whether answers are expected: official questions without annotations are a test split."""
-        return self.annotations is not None or self.lxmert_json is not None
+    def _parts(self) -> Iterator[tuple[Path, QuestionsByImage]]:
+        for questions, annotations in zip_longest(self.questions, self.annotations):
+            yield questions, read_vqa_json(questions, annotations, coco_split=self.coco_split)
+        for path in self.lxmert_json:
+            yield path, read_lxmert_json(path)
+        for path in self.gqa_json:
+            yield path, read_gqa_json(path)

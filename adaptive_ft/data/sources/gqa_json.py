@@ -1,0 +1,54 @@
+"""GQA's question files: {question_id: {imageId, question, answer, types, ...}}, one file or a folder of parts.
+
+GQA as LXMERT rewrote it is read as LXMERT's JSON.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from adaptive_ft.data.answers import merge_scores
+from adaptive_ft.data.records import Question
+from adaptive_ft.data.sources.join import QuestionsByImage
+from adaptive_ft.data.sources.opening import read_json
+from adaptive_ft.data.sources.source_files import on_disk, source_files
+from adaptive_ft.errors import UserError
+
+
+def read_gqa_json(path: Path) -> QuestionsByImage:
+    """Questions by image id, in file order; plain or gzip JSON.
+
+    The one answer scores 1; none means a test split. GQA's structural type (query, verify, ...) becomes the question
+    type, its semantic type (rel, attr, ...) the answer type. Question ids become numbers, so that zeros at their
+    front are lost. Raises UserError naming file and question.
+    """
+    by_image: QuestionsByImage = {}
+    for part, question_id, entry in _entries(path):
+        try:
+            by_image.setdefault(entry["imageId"], []).append(_question(question_id, entry))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{part}, question {question_id} ({str(entry)[:60]}) cannot be read: {error!r}") from None
+    return by_image
+
+
+def _entries(path: Path) -> Iterator[tuple[Path, str, Any]]:
+    for file in source_files(path):
+        part = on_disk(file)
+        content = read_json(part)
+        if not isinstance(content, dict):
+            raise UserError(f"{part} is not an object of questions by id; give one of GQA's *_questions.json files")
+        for question_id, entry in content.items():
+            yield part, question_id, entry
+
+
+def _question(question_id: str, entry: dict[str, Any]) -> Question:
+    types = entry.get("types") or {}
+    answer = entry.get("answer")
+    return Question(
+        question_id=int(question_id),
+        text=entry["question"],
+        question_type=types.get("structural") or "",
+        answer_type=types.get("semantic") or "",
+        answers=(),
+        scores={} if answer is None else merge_scores([(answer, 1.0)]),
+    )

@@ -1,0 +1,51 @@
+"""One image, several names: COCO's number, the number with zeros, its file name; questions decide which one counts."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+
+from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.errors import UserError
+
+_COCO_NAME = re.compile(r"COCO_[a-zA-Z0-9-]+_(\d{12})")
+_PICTURE_ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+
+
+def image_name(text: str) -> str:
+    """An image's name without the ending of a picture file."""
+    return _PICTURE_ENDING.sub("", text)
+
+
+def image_number(name: str) -> int | None:
+    """The number in a bare number or in COCO's `COCO_<split>_<12 digits>`; None for any other name."""
+    if name.isascii() and name.isdigit():
+        return int(name)
+    coco = _COCO_NAME.fullmatch(name)
+    return int(coco[1]) if coco else None
+
+
+def named_as_asked(records: Iterable[ImageRecord], asked: Collection[str]) -> Iterator[ImageRecord]:
+    """The records, one that bears only a number renamed as `asked` has it: 25 becomes COCO_train2014_000000000025.
+
+    COCO counts all its pictures in one row, so VQA features are often named by the number alone. Raises UserError
+    where the number fits two of the names.
+    """
+    names: dict[int, list[str]] = {}
+    for name in asked:
+        number = image_number(name)
+        if number is not None:
+            names.setdefault(number, []).append(name)
+    for record in records:
+        yield record if record.image_id in asked else _renamed(record, names)
+
+
+def _renamed(record: ImageRecord, names: dict[int, list[str]]) -> ImageRecord:
+    if not record.image_id.isdigit():
+        return record
+    fitting = names.get(int(record.image_id), [])
+    if len(fitting) > 1:
+        raise UserError(
+            f"image '{record.image_id}' ({record.origin}) may be {' or '.join(fitting)}: questions are asked about "
+            "both; make one shard set of each COCO split"
+        )
+    return replace(record, image_id=fitting[0]) if fitting else record

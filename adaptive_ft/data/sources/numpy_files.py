@@ -1,0 +1,99 @@
+"""Region features in numpy's files: .npz with all arrays of one image or of several, .npy with the features alone.
+
+Nothing pickled is ever loaded, as that could run whatever code the file's maker put there; members that are not
+needed (the pickled `info` of bottom-up-attention exports) stay unread.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.sources.image_names import image_name
+from adaptive_ft.data.sources.image_sizes import ImageSizes
+from adaptive_ft.data.sources.region_arrays import region_record
+from adaptive_ft.data.sources.source_files import SourceFile, beside, read_whole
+from adaptive_ft.errors import UserError
+
+_BOXES_ENDING = "_boxes"
+
+
+def read_npz(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
+    """The image `<image_id>.npz`, or the images of a file whose arrays are called `<image_id>/<array>`.
+
+    UserError naming the file for damage, pickled arrays and what `region_record` refuses.
+    """
+    # Arrays are read one at a time from the disk; only a zip in a zip is held whole.
+    content = file if isinstance(file, Path) else io.BytesIO(read_whole(file))
+    try:
+        loaded = np.load(content, allow_pickle=False)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is not a readable .npz ({error}); write it again with np.savez") from None
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise UserError(f"{file} is no .npz but a single array; call it .npy")
+    with loaded:
+        groups: dict[str, list[str]] = {}
+        for name in loaded.files:
+            groups.setdefault(name.rpartition("/")[0], []).append(name)
+        for group, names in groups.items():
+            arrays = _Arrays(loaded, group, names, file)
+            origin = f"{file}, '{group}'" if group else str(file)
+            yield region_record(image_name(group or PurePosixPath(file.name).stem), arrays, sizes, origin)
+
+
+def read_npy(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
+    """The image whose features are `<image_id>.npy` and whose boxes `<image_id>_boxes.npy` beside it.
+
+    UserError naming the file for damage, pickled arrays, missing boxes and what `region_record` refuses.
+    """
+    stem = PurePosixPath(file.name).stem
+    if stem.endswith(_BOXES_ENDING):
+        return  # read with its features
+    boxes = beside(file, f"{stem}{_BOXES_ENDING}.npy")
+    if not boxes.exists():
+        raise UserError(f"{file} holds no boxes, and '{boxes.name}' [N, 4] is not beside it; add it, or write .npz")
+    arrays = {"features": _single(file), "boxes": _single(boxes)}
+    yield region_record(image_name(stem), arrays, sizes, str(file))
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays of one image in an open .npz, each read when it is asked for."""
+
+    def __init__(self, loaded: Any, group: str, names: list[str], file: SourceFile) -> None:
+        self._loaded, self._file = loaded, file
+        self._names = {name.removeprefix(f"{group}/") if group else name: name for name in names}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        stored = self._names[name]
+        try:
+            return np.asarray(self._loaded[stored])
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise _unreadable(f"{self._file}, array '{stored}',", error) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _single(file: SourceFile) -> NDArray[Any]:
+    try:
+        return np.asarray(np.lib.format.read_array(io.BytesIO(read_whole(file)), allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise _unreadable(str(file), error) from None
+
+
+def _unreadable(what: str, error: Exception) -> UserError:
+    if "allow_pickle" in str(error):
+        return UserError(
+            f"{what} is pickled Python, which can run any code when it is loaded; save plain numbers instead: "
+            "np.savez(file, features=..., boxes=..., image_w=..., image_h=...)"
+        )
+    return UserError(f"{what} cannot be read ({error}); write it again")

@@ -1,0 +1,68 @@
+"""The files a path stands for: one file, those below a folder, or those inside a zip, read where they are."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from adaptive_ft.errors import UserError
+
+SourceFile: TypeAlias = Path | zipfile.Path
+"""A file on the disk or in a zip; its text form is its place as messages name it."""
+_INSIDE = "@/"  # VL-BERT's mark between a zip and a place inside it: features.zip@/features
+
+
+def source_files(path: Path) -> Iterator[SourceFile]:
+    """Every file at or below `path`, in the order of names: FILE, FOLDER, FILE.zip, or FILE.zip@/PLACE_INSIDE.
+
+    Hidden files and those macOS adds to zips are left out. Raises UserError if the path or the place inside the
+    zip does not exist, or the zip is damaged.
+    """
+    outside, _, inside = (str(path), "", "") if path.exists() else str(path).partition(_INSIDE)
+    if not Path(outside).exists():
+        raise UserError(f"cannot read '{outside}': no such file or folder")
+    if not outside.endswith(".zip"):
+        yield from _below(Path(outside))
+        return
+    try:
+        with zipfile.ZipFile(outside) as archive:
+            root = zipfile.Path(archive)
+            start = root.joinpath(inside) if inside else root
+            if inside and not start.exists():  # the root itself does not count as existing
+                raise UserError(f"there is no '{inside}' in '{outside}'")
+            yield from _below(start)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"'{outside}' is no whole zip ({error}); copy it again") from None
+
+
+def read_whole(file: SourceFile) -> bytes:
+    """The bytes of a file; UserError naming it if it is damaged."""
+    try:
+        return file.read_bytes()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"'{file}' cannot be read ({error}); copy it again") from None
+
+
+def beside(file: SourceFile, name: str) -> SourceFile:
+    """The file called `name` in the same folder, or at the same place in the zip."""
+    if isinstance(file, Path):
+        return file.with_name(name)
+    return zipfile.Path(file.root, str(PurePosixPath(file.at).with_name(name)))
+
+
+def on_disk(file: SourceFile) -> Path:
+    """The same file if it lies on the disk; UserError if it lies in a zip, for formats read in pieces."""
+    if isinstance(file, Path):
+        return file
+    raise UserError(f"'{file}' lies in a zip; unpack it first, a file of many images is not read out of a zip")
+
+
+def _below(place: SourceFile) -> Iterator[SourceFile]:
+    if not place.is_dir():
+        yield place
+        return
+    children: Iterator[SourceFile] = place.iterdir()
+    for child in sorted(children, key=lambda child: child.name):
+        if not child.name.startswith(".") and child.name != "__MACOSX":
+            yield from _below(child)

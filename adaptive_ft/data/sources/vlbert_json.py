@@ -1,0 +1,44 @@
+"""VL-BERT's region features: one JSON file an image, `<image_id>.json`, in a folder or a zip.
+
+Keys: num_boxes, boxes (base64 of float32 N,4 xyxy pixels), features (base64 of float32 N,D), and in some exports
+image_w and image_h. A feature of the whole picture (image_box_feature) is not kept: VL-BERT takes the mean of the
+regions where a file has none, and so does every image here. Source: jackroos/VL-BERT, vqa/data/datasets/vqa.py.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.sources.base64_numbers import decode_regions
+from adaptive_ft.data.sources.image_names import image_name
+from adaptive_ft.data.sources.image_sizes import ImageSizes
+from adaptive_ft.data.sources.region_arrays import HEIGHT, WIDTH, region_record
+from adaptive_ft.data.sources.source_files import SourceFile, read_whole
+from adaptive_ft.errors import UserError
+
+
+def read_vlbert_json(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
+    """The one image in a file, without questions yet; UserError naming the file for damage or missing numbers."""
+    content = read_whole(file)
+    try:
+        arrays = _arrays(json.loads(content))
+    except KeyError as error:
+        raise UserError(f"{file}: key {error} is missing; it is not one of VL-BERT's feature files") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from None
+    yield region_record(image_name(PurePosixPath(file.name).stem), arrays, sizes, str(file))
+
+
+def _arrays(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError("expected an object with num_boxes, boxes and features")
+    texts = content["boxes"], content["features"]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("boxes and features must be base64 texts")
+    # Some encoders break base64 into lines.
+    boxes, features = (text.replace("\n", "") for text in texts)
+    boxes_N4, features_ND = decode_regions(int(content["num_boxes"]), boxes, features)
+    sides = {name: content[name] for name in (*WIDTH, *HEIGHT) if name in content}
+    return {"boxes": boxes_N4, "features": features_ND, **sides}
