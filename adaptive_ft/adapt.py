@@ -3,28 +3,29 @@
     model = get_adaptive_model(LxmertModel.from_pretrained(...), AdaptiveConfig(strategy="spottune"))
     output = model(**inputs)                    # the policy decides: output.gates [B, D]
     output = model(**inputs, policy="frozen")   # every gated weight as pretrained
+    model.save_pretrained("adapted")            # what was learned; from_pretrained reads it
+
+The interface is PEFT's where PEFT has a word for it; docs/api.md tells what differs.
 
 Shape suffixes: B batch, C components, D decisions; x2 = (frozen, tuned).
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from adaptive_ft.adaptive_config import AdaptiveConfig
-from adaptive_ft.adaptive_files import hash_weights, load_exactly, read_files, write_files
 from adaptive_ft.components import ComponentMap
-from adaptive_ft.decider import Decider, checked
+from adaptive_ft.decider import Decider
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
-from adaptive_ft.models import describe
+from adaptive_ft.models import describe, undo_sdpa
 from adaptive_ft.policy import Policy, build_policy
+from adaptive_ft.policy_log import LogsPolicy, PolicyLog
+from adaptive_ft.pretrained import Saves, hash_frozen
 from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import gating
 
@@ -40,12 +41,10 @@ def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveMod
 
     Raises UserError for an unknown model family or strategy, and for a model that is adapted already.
     """
-    if any(isinstance(module, AdaptiveModel) for module in model.modules()):
-        raise UserError("the model is adapted already; unload() gives the pretrained model back.")
     return AdaptiveModel(model, config)
 
 
-class AdaptiveModel(nn.Module):
+class AdaptiveModel(LogsPolicy, Saves):
     """The adapted model: `base` with gated leaves, and `policy` (None for a strategy without decisions).
 
     `components` and `tying` say what each column means, `decisions` are the names in documented order.
@@ -53,15 +52,18 @@ class AdaptiveModel(nn.Module):
 
     def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
         super().__init__()
+        if any(isinstance(module, AdaptiveModel) for module in base.modules()):
+            raise UserError("the model is adapted already; unload() gives the pretrained model back.")
         self.config = config
         self.anatomy = describe(base)
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
         self.decider = Decider(self.tying, config)
         self.holder = GateHolder(config.gate_grad_fraction)
         self.gating = gating(self.anatomy, self.tying, config.delta_rank)
+        self.log = PolicyLog()
         frozen = self.gating.frozen_weights(base)
         self._frozen_names = frozenset(frozen)
-        self._frozen_hash = _hash_real(frozen)
+        self._frozen_hash = hash_frozen(self.anatomy, frozen)
         self._disabled = False
         self.base = base.requires_grad_(True)
         for weight in frozen.values():
@@ -82,26 +84,41 @@ class AdaptiveModel(nn.Module):
         """Names of the decisions, in the order of the columns of `gates` and of a forced policy."""
         return list(self.tying.decisions)
 
+    @property
+    def global_decisions(self) -> Tensor | None:
+        """One decision for all inputs, bool [D] on the CPU: the majority of the last epoch's training decisions, or
+        what was set; None before. Setting raises ValueError for another shape or values but 0 and 1.
+        """
+        return self.decider.global_decisions
+
+    @global_decisions.setter
+    def global_decisions(self, decisions_D: Tensor | None) -> None:
+        self.decider.global_decisions = decisions_D
+
     def forward(self, *, policy: Tensor | str | None = None, **inputs: Any) -> ModelOutput:
         """Run the base model with gates from the policy network, or with those of `policy`.
 
         policy: None runs the network (in training Gumbel samples with straight-through gradients); a [B, D]
-        tensor of 0 and 1 forces decisions (constants of the strategy stay); "frozen" and "tuned" set every
-        component. Returns the base's output plus `gates` [B, D] and `policy_logits` [B, D, 2] (None when
+        tensor of 0 and 1 forces decisions (constants of the strategy stay), as does "global"; "frozen" and "tuned"
+        set every component. Returns the base's output plus `gates` [B, D] and `policy_logits` [B, D, 2] (None when
         the network did not run). The gates stay in the holder until the next forward, for recomputed
         activations.
 
         Under blockdrop "tuned" is every layer used, and there is no "frozen".
 
         Raises ValueError for a policy of another shape, value or word, for inputs of different batch sizes, and for
-        outputs asked for that the strategy does not define (blockdrop: attentions).
+        outputs asked for that the strategy does not define (blockdrop: attentions); UserError for "global" before
+        there is a global decision.
         """
         self._check_outputs(inputs)
         forced = "frozen" if self._disabled else policy
         if forced is None:
+            forced = self.decider.default(training=self.training)
+        if forced is None:
             decided = self.decider.from_network(self.policy, inputs, training=self.training)
         else:
             decided = self.decider.forced(forced, inputs)
+        self.log.record(decided.gates_BD)
         self.holder.set(decided.gates_BC)
         output = self.base(**{**inputs, "return_dict": True})
         output["gates"] = decided.gates_BD
@@ -179,66 +196,19 @@ class AdaptiveModel(nn.Module):
                 counts[self._group(name)] += size
         return counts
 
-    def print_trainable_parameters(self) -> None:
-        """Print trainable, all and their ratio in one line, then the trainable ones by group."""
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Numbers of trainable and of all parameters."""
         counts = self.count_parameters()
-        total = counts["trainable"] + counts["frozen"]
-        share = 100 * counts["trainable"] / total
-        print(f"trainable params: {counts['trainable']:,} || all params: {total:,} || trainable%: {share:.4f}")
-        print(" || ".join(f"{group}: {counts[group]:,}" for group in GROUPS))
+        return counts["trainable"], counts["trainable"] + counts["frozen"]
 
-    def adaptive_state_dict(self) -> dict[str, Tensor]:
-        """All that is not frozen, by name: deltas, policy, head and the parts that always train."""
-        frozen = {f"base.{name}" for name in self._frozen_names}
-        return {name: value for name, value in self.state_dict().items() if name not in frozen}
-
-    def frozen_hash(self) -> str:
-        """SHA-256 of the frozen weights as they were when the model was adapted."""
-        if self._frozen_hash is None:
-            raise ValueError("the model was built without weights (meta device), so there is nothing to hash.")
-        return self._frozen_hash
-
-    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write `adaptive_config.json` and `adaptive_model.safetensors` into `folder`: what is not frozen.
-
-        state_dict: what `adaptive_state_dict` returns, gathered by an engine that has split the weights.
+    def print_trainable_parameters(self) -> None:
+        """Print trainable, all and their ratio in one line as PEFT does, then the trainable ones by group and the
+        frozen ones.
         """
-        base_config = getattr(self.base, "config", None)
-        description = {
-            "base_model": {
-                "class": type(self.base).__name__,
-                "name": getattr(base_config, "name_or_path", ""),
-            },
-            "adaptive": asdict(self.config),
-            "frozen_sha256": self.frozen_hash(),
-            "decisions": self.decisions,
-        }
-        write_files(Path(folder), description, self.adaptive_state_dict() if state_dict is None else state_dict)
-
-    @classmethod
-    def from_pretrained(cls, base_model: nn.Module, folder: str | Path) -> "AdaptiveModel":
-        """Adapt `base_model` as it was saved in `folder`, load the weights, and return it in evaluation mode.
-
-        Raises UserError when the files are missing or damaged, when the frozen weights of `base_model` are
-        not those the model was adapted from, and when a weight is missing, unexpected or of another shape.
-        """
-        description, weights = read_files(Path(folder))
-        config, anatomy = AdaptiveConfig.from_saved(description["adaptive"]), describe(base_model)
-        tying = tie(config.strategy, anatomy.components, config.frozen_layers)
-        if (
-            _hash_real(gating(anatomy, tying, config.delta_rank).frozen_weights(base_model))
-            != description["frozen_sha256"]
-        ):
-            name = description["base_model"]["name"] or "a model without a name"
-            raise UserError(
-                f"the base model differs: its frozen weights are not those that '{folder}' was trained from "
-                f"({name}, {description['base_model']['class']}). Load that checkpoint, in the same dtype."
-            )
-        model = get_adaptive_model(base_model, config)
-        if model.decisions != description["decisions"]:
-            raise UserError(f"the decisions saved in '{folder}' are not those of strategy '{model.config.strategy}'.")
-        load_exactly(model, model.adaptive_state_dict(), weights)
-        return model.eval()
+        trainable, total = self.get_nb_trainable_parameters()
+        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+        counts = self.count_parameters()
+        print(" || ".join(f"{group}: {counts[group]:,}" for group in (*GROUPS, "frozen")))
 
     def unload(self) -> nn.Module:
         """The base model with its plain pretrained leaves back; do not use the adapted model afterwards.
@@ -247,29 +217,18 @@ class AdaptiveModel(nn.Module):
         half to go back to.
         """
         self.gating.unload(self.base)
+        undo_sdpa(self.base)
         return self.base.requires_grad_(True)
 
-    def merge_and_unload(self, decisions: Tensor | None = None) -> nn.Module:
-        """The base model as plain modules, each component with the weights that `decisions` [D] choose.
+    def merge_and_unload(self, decision: Tensor | str | None = None) -> nn.Module:
+        """The base model as plain modules of its library, each component with the weights that `decision` chooses.
 
         Under blockdrop the layers whose decision is 0 are left out, and the config counts those that stay.
 
-        decisions: 0 or 1 each; a strategy without decisions needs none. Raises UserError when the policy
-        decides per input and no decisions are given: one set of weights cannot stand for all inputs. Do not
-        use the adapted model afterwards.
+        decision: 0 and 1 [D], "global", "tuned" or (not under blockdrop) "frozen"; a strategy without decisions needs
+        none. Raises UserError when the policy decides per input and no decision is given: one set of weights cannot
+        stand for all inputs; ValueError for another shape, value or word. Do not use the adapted model afterwards.
         """
-        if decisions is None:
-            if self.tying.decisions:
-                raise UserError(
-                    f"strategy '{self.config.strategy}' decides per input, so it cannot be merged into one "
-                    f"set of weights; give decisions, a tensor of {len(self.decisions)} zeros and ones."
-                )
-            decisions = torch.zeros(0)
-        gates_1D = checked(decisions.unsqueeze(0), (1, len(self.decisions)))
-        self.gating.merge(self.base, self.tying.expand(gates_1D)[0])
+        self.gating.merge(self.base, self.decider.for_all_inputs(decision))
+        undo_sdpa(self.base)
         return self.base.requires_grad_(True)
-
-
-def _hash_real(weights: Mapping[str, Tensor]) -> str | None:
-    """The hash, or None for a model that has sizes but no values."""
-    return None if any(value.is_meta for value in weights.values()) else hash_weights(weights)

@@ -1,11 +1,17 @@
-"""How a model is adapted: the options of `get_adaptive_model`, and back from their JSON form."""
+"""How a model is adapted: the options of `get_adaptive_model`, and their way through JSON and files."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from adaptive_ft.errors import UserError
+from adaptive_ft.adaptive_files import CONFIG_FILE, read_description, write_description
+from adaptive_ft.errors import UserError, nearest
+from adaptive_ft.hub import local_folder
 from adaptive_ft.policy import PolicyConfig
+
+EvalDecisions = Literal["argmax", "sample", "global"]
 
 
 @dataclass
@@ -21,8 +27,9 @@ class AdaptiveConfig:
     """The network that decides."""
     temperature: float = 5.0
     """Of the Gumbel softmax in training; it shapes the gradient, not the decisions."""
-    eval_decisions: Literal["argmax", "sample"] = "argmax"
-    """argmax: no noise, a tie is frozen. sample: noise as in training."""
+    eval_decisions: EvalDecisions = "argmax"
+    """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
+    training decisions, the same for every input, without running the policy network."""
     gate_grad_fraction: float = 1.0
     """Share of samples whose gate gradient each component evaluates, above 0 to 1; below 1 it is cheaper and noisier,
     but unbiased."""
@@ -41,14 +48,53 @@ class AdaptiveConfig:
             raise UserError(f"delta_rank is {self.delta_rank}; it is at least 1, or left out for full deltas.")
         if not 0 < self.gate_grad_fraction <= 1:
             raise UserError(f"gate_grad_fraction is {self.gate_grad_fraction}; it lies above 0 and is at most 1.")
-        if self.eval_decisions not in ("argmax", "sample"):
-            raise UserError(f"unknown eval_decisions '{self.eval_decisions}'; choose argmax or sample.")
+        if self.eval_decisions not in get_args(EvalDecisions):
+            known = ", ".join(get_args(EvalDecisions))
+            raise UserError(f"unknown eval_decisions '{self.eval_decisions}'; choose one of {known}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as plain JSON values."""
+        options = dataclasses.asdict(self)
+        return {**options, "frozen_layers": list(self.frozen_layers)}
 
     @classmethod
-    def from_saved(cls, saved: Mapping[str, Any]) -> "AdaptiveConfig":
-        """The configuration from its JSON form. Raises UserError for options this version does not know."""
-        try:
-            layers, policy = tuple(saved["frozen_layers"]), PolicyConfig(**saved["policy"])
-            return cls(**{**saved, "frozen_layers": layers, "policy": policy})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"the saved configuration does not fit this version: {error}") from error
+    def from_dict(cls, options: Mapping[str, Any]) -> "AdaptiveConfig":
+        """The configuration from `to_dict`'s form; options that are not given have their defaults.
+
+        Raises UserError for an option there is not, with the nearest name, and for an impossible value.
+        """
+        _check_known(cls, options, "")
+        policy = options.get("policy", {})
+        _check_known(PolicyConfig, policy, "policy.")
+        layers = tuple(options.get("frozen_layers", ()))
+        return cls(**{**options, "frozen_layers": layers, "policy": PolicyConfig(**policy)})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `adaptive_config.json` with these options alone into `folder`.
+
+        Raises UserError where an adapted model is saved already: its own file holds more than options.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / CONFIG_FILE).is_file() and "weights_sha256" in read_description(folder):
+            raise UserError(f"'{folder}' holds a saved adaptive model, with its options; choose another folder.")
+        write_description(folder, {"adaptive": self.to_dict()})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "AdaptiveConfig":
+        """The options saved in a folder or a hub repository, alone or with an adapted model.
+
+        Raises UserError when there are none, or when they are damaged or not known to this version.
+        """
+        folder = local_folder(source, [CONFIG_FILE], revision=revision)
+        return cls.from_dict(read_description(folder)["adaptive"])
+
+
+def _check_known(owner: type, options: Mapping[str, Any], prefix: str) -> None:
+    """Refuse names that the dataclass `owner` does not have."""
+    if not isinstance(options, Mapping):
+        raise UserError(f"'{prefix.rstrip('.')}' is a section of options, not the single value {options!r}.")
+    known = [entry.name for entry in dataclasses.fields(owner)]
+    for name in options:
+        if name not in known:
+            raise UserError(f"AdaptiveConfig has no option '{prefix}{name}'.{nearest(name, known)}")

@@ -1,7 +1,8 @@
 """The two files of an adapted model: `adaptive_config.json` and `adaptive_model.safetensors`.
 
-Only what was learned is written (deltas, policy, head, parts that always train). The frozen half is named
-by a hash, so that loading onto another base model is an error and not a bad score.
+Only what was learned is written (deltas, policy, head, parts that always train), what is inside the layers under
+the ids of its leaves. The frozen half is named by a hash, so that loading onto another base model is an error and not
+a bad score.
 """
 
 import hashlib
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import whole_file, write_whole
 
 CONFIG_FILE = "adaptive_config.json"
 WEIGHTS_FILE = "adaptive_model.safetensors"
+# 1, without a number: weights inside the layers went by their names in the model.
+FORMAT = 2
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -43,7 +46,12 @@ def write_files(folder: Path, description: Mapping[str, Any], weights: Mapping[s
     saved = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     with whole_file(folder / WEIGHTS_FILE) as partial:
         save_file(saved, partial, metadata={"format": "pt"})
-    stamped = {"version": version("adaptive-ft"), **description, "weights_sha256": hash_weights(saved)}
+    write_description(folder, {**description, "weights_sha256": hash_weights(saved)})
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write `adaptive_config.json` alone, with the package version and the number of the format."""
+    stamped = {"version": version("adaptive-ft"), "format": FORMAT, **description}
     write_whole(folder / CONFIG_FILE, json.dumps(stamped, indent=2) + "\n")
 
 
@@ -61,12 +69,21 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read `adaptive_config.json` alone, without the weights. Raises UserError when it is missing or damaged."""
+    """Read `adaptive_config.json` alone, without the weights.
+
+    Raises UserError when it is missing, damaged, or of another format than this version writes.
+    """
     file = _present(folder, CONFIG_FILE)
     try:
         description: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"the saved adaptive model in '{folder}' is damaged: {error}") from error
+    found = description.get("format", 1)
+    if found != FORMAT:
+        raise UserError(
+            f"the adaptive model in '{folder}' was saved in format {found} by version {description.get('version')}; "
+            f"this version reads format {FORMAT}: load it with that version, or train it again."
+        )
     return description
 
 
@@ -77,8 +94,8 @@ def _present(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def load_exactly(model: nn.Module, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Load `weights` into `model`; names and shapes must be those of `expected`, no more and no fewer."""
+def load_exactly(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Copy `weights` into the tensors `expected`; names and shapes must be the same, no more and no fewer."""
     missing, unexpected = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unexpected:
         raise UserError(
@@ -90,4 +107,6 @@ def load_exactly(model: nn.Module, expected: Mapping[str, Tensor], weights: Mapp
             raise UserError(
                 f"saved weight '{name}' has shape {list(value.shape)}; the model needs {list(expected[name].shape)}."
             )
-    model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        for name, value in weights.items():
+            expected[name].copy_(value)

@@ -113,10 +113,11 @@ def check_export(destination: str | None, model: AdaptiveModel) -> None:
     """Refuse before the training what could not be exported after it."""
     if destination is None:
         return
-    if model.decisions:
+    if model.decisions and model.config.eval_decisions != "global":
         raise UserError(
             f"--export_to '{destination}' needs one set of weights, but strategy '{model.config.strategy}' decides per"
-            " input: leave it out, or choose a strategy with constant decisions."
+            " input: leave it out, choose a strategy with constant decisions, or evaluate and export one decision for"
+            " all inputs with --adapt.eval_decisions global."
         )
     place = Path(destination)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):

@@ -52,7 +52,8 @@ class RunConfig:
     resume: Literal["none", "auto"] = "none"
     """auto: the newest whole checkpoint of this run, or a fresh start when there is none."""
     export_to: str | None = None
-    """Write the merged plain Hugging Face model here at the end (strategies with constant decisions only)."""
+    """Write the merged plain Hugging Face model here at the end (strategies with constant decisions, or
+    adapt.eval_decisions global)."""
     seed: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     ds_config: str = "ds_configs/zero2.json"

@@ -64,6 +64,7 @@ class Recorder:
             "by_answer_type": {kind: asdict(score) for kind, score in evaluation.report.by_answer_type.items()},
             "tuned_share_train": usage.summary()["mean_tuned_share"],
             "tuned_share_val": evaluation.usage.summary()["mean_tuned_share"],
+            "global_decisions_on": self._global_on(),
         }
         self._to_all(step, {f"epoch/{name}": value for name, value in record.items() if isinstance(value, int | float)})
         if self.run.parts.model.decisions:
@@ -104,6 +105,7 @@ class Recorder:
             "trainable_parameters": counts["trainable"],
             "frozen_parameters": counts["frozen"],
             "tuned_share": last.get("tuned_share_val"),
+            "global_decisions_on": last.get("global_decisions_on"),
             "seed": config.seed,
             "epochs": last.get("epoch", 0),
             "steps": self.run.engine.updates,
@@ -117,6 +119,11 @@ class Recorder:
         """Close the trackers, also those of a run that fails."""
         for tracker in self.trackers:
             tracker.close()
+
+    def _global_on(self) -> int | None:
+        """How many decisions most training samples of the epoch have taken; None without any decisions."""
+        decided_D = self.run.parts.model.global_decisions
+        return int(decided_D.sum()) if decided_D is not None and len(decided_D) else None
 
     def _heatmap(self, epoch: int, step: int, split: str, meter: UsageMeter) -> None:
         shares = meter.component_shares()

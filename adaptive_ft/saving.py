@@ -131,11 +131,13 @@ def export_merged(run_path: Path, destination: Path) -> None:
     """Write a run's best model as a plain Hugging Face model with its tokenizer: the base of the next run.
 
     Raises:
-        UserError: the strategy decides per input, so there is no one set of weights.
+        UserError: the strategy decides per input and is not evaluated by its global decision, so there is no one set
+            of weights.
     """
     restored = restore(run_path, BEST)
     partial = destination.with_name(destination.name + ".unfinished")
-    merged: PreTrainedModel = restored.model.merge_and_unload()
+    decision = "global" if restored.model.config.eval_decisions == "global" else None
+    merged: PreTrainedModel = restored.model.merge_and_unload(decision)
     merged.save_pretrained(partial)
     restored.tokenizer.save_pretrained(partial)
     partial.replace(destination)

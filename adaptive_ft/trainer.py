@@ -185,6 +185,8 @@ class Trainer:
         """Score, gap, pictures, checkpoint; one sentence about the epoch."""
         self.epoch_means.reduce(self.ranks.sum)
         self.usage.reduce(self.ranks.sum)
+        # Before the evaluation, which may go by it.
+        self.run.parts.model.global_decisions = self.usage.majority()
         evaluation = self._evaluate()
         record: dict[str, Any] = {}
         if self.recorder:
@@ -210,6 +212,7 @@ class Trainer:
             "stream": self.run.train.state_dict(),
             "history": self.history,
             "best": self.best,
+            "global_decisions": self.run.parts.model.global_decisions,
             "start_score": self.recorder.start_score if self.recorder else None,
             "seconds": time.monotonic() - self.began,
             "meters": {name: meter.state_dict() for name, meter in meters.items()},
@@ -223,6 +226,7 @@ class Trainer:
             return None
         self.run.train.load_state_dict(state["stream"])
         self.history, self.best, self.start_score = state["history"], state["best"], state["start_score"]
+        self.run.parts.model.global_decisions = state["global_decisions"]
         self.began -= state["seconds"]
         if self.ranks.is_main:
             for name, meter in self._meters().items():

@@ -1,25 +1,61 @@
 """Options of an adapted model, and their way through JSON."""
 
 import json
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import ViTConfig, ViTModel
 
+from adaptive_ft import get_adaptive_model
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig
 
+VIT: dict[str, Any] = {
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 12,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
 
 def test_json_and_back() -> None:
     config = AdaptiveConfig("specific_k", (2, 3), PolicyConfig("mirror", cross_layers=2), 2.5, "sample")
-    assert AdaptiveConfig.from_saved(json.loads(json.dumps(asdict(config)))) == config
+    assert AdaptiveConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert AdaptiveConfig.from_dict({"strategy": "standard"}) == AdaptiveConfig("standard")
 
 
-@pytest.mark.parametrize("change", [{"stratgy": "spottune"}, {"policy": {"knd": "light"}}])
-def test_unknown_saved_options_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="does not fit this version"):
-        AdaptiveConfig.from_saved({**asdict(AdaptiveConfig()), **change})
+def test_a_folder_and_back(tmp_path: Path) -> None:
+    config = AdaptiveConfig("specific_k", (2, 3), PolicyConfig(hidden_size=9), eval_decisions="global")
+    config.save_pretrained(tmp_path / "new")
+    assert AdaptiveConfig.from_pretrained(tmp_path / "new") == config
+    with pytest.raises(UserError, match=r"adaptive_config\.json is missing"):
+        AdaptiveConfig.from_pretrained(tmp_path)
+
+
+def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> None:
+    config = AdaptiveConfig("spottune_block", policy=PolicyConfig(hidden_size=9))
+    get_adaptive_model(ViTModel(ViTConfig(**VIT)), config).save_pretrained(tmp_path)
+    assert AdaptiveConfig.from_pretrained(tmp_path) == config
+    with pytest.raises(UserError, match="holds a saved adaptive model"):
+        config.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stratgy": "spottune"}, "no option 'stratgy'. Did you mean 'strategy'"),
+        ({"policy": {"knd": "light"}}, "no option 'policy.knd'. Did you mean 'kind'"),
+        ({"policy": "light"}, "'policy' is a section"),
+        ({"policy": {"kind": "lihgt"}}, "unknown policy kind 'lihgt'"),
+    ],
+)
+def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        AdaptiveConfig.from_dict({**AdaptiveConfig().to_dict(), **change})
 
 
 @pytest.mark.parametrize(

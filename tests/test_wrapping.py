@@ -18,7 +18,7 @@ from adaptive_ft.strategies import FROZEN, TUNED
 from adaptive_ft.wrapping import unwrap, wrap
 from tests.models.tiny_families import LXMERT, TINY, Family
 
-LEAVES = (Leaf("0", 0, 2), Leaf("1", 2, 3))
+LEAVES = (Leaf("0", 0, 2, "a.dense"), Leaf("1", 2, 3, "a.norm"))
 
 
 @pytest.fixture

@@ -53,6 +53,10 @@ class UsageMeter:
         counts = self._counts.cpu()
         return counts[:-1] / counts[-1]
 
+    def majority(self) -> Tensor:
+        """The decisions that more than half of the samples take: bool [D] on the CPU, one decision for all inputs."""
+        return self.decision_shares() > 0.5
+
     def component_shares(self) -> Tensor:
         """The same per component, float64 [C]: its decision's share, or the strategy's constant 0 or 1."""
         return self.tying.expand(self.decision_shares().unsqueeze(0)).squeeze(0)

@@ -1,5 +1,5 @@
-"""adaptive-ft eval: answer the questions of any shard set with a trained run: with its policy, or forced to one
-half. Several ranks share the questions: torchrun --nproc-per-node 2 -m adaptive_ft.cli eval ...
+"""adaptive-ft eval: answer the questions of any shard set with a trained run: with its policy, or with one
+decision for all inputs. Several ranks share the questions: torchrun --nproc-per-node 2 -m adaptive_ft.cli eval ...
 """
 
 import functools
@@ -33,8 +33,9 @@ class Command:
     shards: Path | None = None
     """Folder of shards; default: the validation shards of the run."""
     which: Literal["latest", "best"] = "latest"
-    policy: Literal["network", "frozen", "tuned"] = "network"
-    """Let the policy network decide, or force every component (blockdrop: tuned uses every layer)."""
+    policy: Literal["network", "frozen", "tuned", "global"] = "network"
+    """Let the policy network decide (or what the run's adapt.eval_decisions says), force every component (blockdrop:
+    tuned uses every layer), or take the majority of the last epoch's training decisions for every input."""
     batch_size: int = 128
     predictions: Path | None = None
     """Write [{"question_id", "answer"}, ...], the form of the official evaluation server; a split without public
@@ -75,12 +76,14 @@ class Command:
         if self.predictions is not None and not self.predictions.parent.is_dir():
             raise UserError(f"--predictions '{self.predictions}': there is no folder '{self.predictions.parent}'.")
         restored = restore(self.checkpoint, self.which)
-        words = ("network", *restored.model.tying.place.constants)
+        words = ("network", "global", *restored.model.tying.place.constants)
         if self.policy not in words:
             raise UserError(
                 f"--policy {self.policy} has no meaning for strategy '{restored.config.adapt.strategy}', which keeps no"
                 f" pretrained half: choose {' or '.join(words)}."
             )
+        if self.policy == "global":
+            restored.model.decider.for_all_inputs("global")  # a checkpoint within the first epoch has none
         folder = self.shards or Path(restored.config.data.val)
         if self.shards is None and not folder.is_dir():
             raise UserError(

@@ -18,9 +18,9 @@ from transformers import (
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import lxmert, single_stream, vlbert
 from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
-from adaptive_ft.models.lxmert_attention import use_sdpa
+from adaptive_ft.models.lxmert_attention import undo_sdpa, use_sdpa
 
-__all__ = ["FAMILIES", "Anatomy", "Block", "Leaf", "describe", "use_sdpa"]
+__all__ = ["FAMILIES", "Anatomy", "Block", "Leaf", "describe", "undo_sdpa", "use_sdpa"]
 
 FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     LxmertModel: lxmert.describe,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from transformers import LxmertModel
 
 from adaptive_ft.components import Component, ComponentMap
-from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
+from adaptive_ft.models.anatomy import Anatomy, Block, Leaf, leaves_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +104,7 @@ def describe(backbone: LxmertModel, prefix: str) -> Anatomy:
                 start, stop = len(components), len(components) + len(heads)
                 components.extend(Component(layer, part.name, head) for head in heads)
                 live.extend(joined_later or not part.region for _ in heads)
-                leaves.extend(Leaf(f"{module}.{path}", start, stop) for path in part.modules)
+                paths = [f"{stack.path}.{number}.{path}" for path in part.modules]
+                modules = {f"{dot}{path}": backbone.get_submodule(path) for path in paths}
+                leaves.extend(leaves_of(f"{layer}.{part.name}", modules, start, stop))
     return Anatomy(prefix, ComponentMap(tuple(components), tuple(live)), tuple(leaves), tuple(blocks))

@@ -67,6 +67,19 @@ def use_sdpa(model: nn.Module) -> int:
     return len(found)
 
 
+def undo_sdpa(model: nn.Module) -> int:
+    """Give every attention that `use_sdpa` has replaced in `model` transformers' own form back, around the same
+    projections, and return how many there were.
+    """
+    found = [path for path, module in model.named_modules() if type(module) is SdpaLxmertAttention]
+    for path in found:
+        fused: SdpaLxmertAttention = model.get_submodule(path)  # type: ignore[assignment]
+        plain = LxmertAttention.__new__(LxmertAttention)  # its __init__ would make projections of its own
+        plain.__dict__ = fused.__dict__
+        model.set_submodule(path, plain)
+    return len(found)
+
+
 def _with_finite_mask(query_BHQD: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Query and additive mask [B, 1, 1 or Q, K] that the fused kernels can work with, at the same result.
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
+from adaptive_ft.models.anatomy import Anatomy, Block, Leaf, leaves_of
 
 # The layers of every family in `models.FAMILIES` take and return one tensor under this name (transformers 5.23).
 STREAMS = {"hidden_states": "hidden_states"}
@@ -68,7 +68,7 @@ def describe(backbone: nn.Module, prefix: str) -> Anatomy:
     components: list[Component] = []
     leaves: list[Leaf] = []
     blocks: list[Block] = []
-    ungated: list[str] = []
+    ungated: dict[str, str] = {}
     for number, layer in enumerate(backbone.get_submodule(stack).children()):
         place = f"{dot}{stack}.{number}"
         blocks.append(Block(place, len(components), STREAMS, COUNTED_BY))
@@ -76,10 +76,11 @@ def describe(backbone: nn.Module, prefix: str) -> Anatomy:
         for part, modules, heads in roles.parts(config.num_attention_heads):
             start, stop = len(components), len(components) + len(heads)
             components.extend(Component(f"layer.{number}", part, head) for head in heads)
-            leaves.extend(Leaf(f"{place}.{module}", start, stop) for module in modules)
-        ungated.extend(f"{place}.{name}" for name in roles.ungated)
+            found = {f"{place}.{module}": layer.get_submodule(module) for module in modules}
+            leaves.extend(leaves_of(f"layer.{number}.{part}", found, start, stop))
+        ungated.update({f"{place}.{name}": f"layer.{number}.ungated.{i}" for i, name in enumerate(roles.ungated)})
     live = (True,) * len(components)
-    return Anatomy(prefix, ComponentMap(tuple(components), live), tuple(leaves), tuple(blocks), tuple(ungated))
+    return Anatomy(prefix, ComponentMap(tuple(components), live), tuple(leaves), tuple(blocks), ungated)
 
 
 def _stack(backbone: nn.Module, num_layers: int) -> str:

@@ -21,7 +21,7 @@ from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.bypass import bypass
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.low_rank import linear_form
-from adaptive_ft.models import Leaf
+from adaptive_ft.models import describe
 from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.policy import PolicyConfig
 from adaptive_ft.wrapping import wrap
@@ -99,7 +99,7 @@ def _bert(way: str) -> Workload:
     model = BertModel(BertConfig(num_hidden_layers=BERT_LAYERS), add_pooling_layer=False)
     holder = GateHolder(_fraction(way))
     if way != "ordinary":
-        leaves = bert_leaves()
+        leaves = describe(model).leaves
         wrap(model, leaves, range(leaves[-1].stop), holder, linear_form(RANKS.get(way)))
     model.to(DEVICE, DTYPE)
     embedded = torch.randn(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE, dtype=DTYPE)
@@ -136,19 +136,6 @@ def blockdrop(num_used: int | None, fraction: float = 1.0) -> Workload:
         return model(inputs_embeds=embedded).last_hidden_state
 
     return Workload(model, output, target)
-
-
-def bert_leaves() -> list[Leaf]:
-    """VL-BERT's decisions: in each layer the heads, attention output, FFN in, FFN out."""
-    leaves = []
-    for layer in range(BERT_LAYERS):
-        path, heads = f"encoder.layer.{layer}", layer * (BERT_HEADS + 3)
-        output = heads + BERT_HEADS
-        leaves += [Leaf(f"{path}.attention.self.{role}", heads, output) for role in ("query", "key", "value")]
-        leaves += [Leaf(f"{path}.attention.output.{part}", output, output + 1) for part in ("dense", "LayerNorm")]
-        leaves += [Leaf(f"{path}.intermediate.dense", output + 1, output + 2)]
-        leaves += [Leaf(f"{path}.output.{part}", output + 2, output + 3) for part in ("dense", "LayerNorm")]
-    return leaves
 
 
 def memory_of_a_step(model: str, way: str) -> float:

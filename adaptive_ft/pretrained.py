@@ -1,0 +1,129 @@
+"""An adapted model's way to a folder or the hub, and back: `save_pretrained`, `push_to_hub`, `from_pretrained`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.adaptive_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    hash_weights,
+    load_exactly,
+    read_description,
+    read_files,
+    write_files,
+)
+from adaptive_ft.decider import Decider
+from adaptive_ft.errors import UserError
+from adaptive_ft.hub import CARD, local_folder, model_card, push
+from adaptive_ft.models import Anatomy, describe
+from adaptive_ft.models.recorded import load_recorded, record_of
+from adaptive_ft.strategies import tie
+from adaptive_ft.wrapping import gating
+
+
+class Saves(nn.Module):
+    """The methods of an adapted model that write and read its two files; the model has the attributes below."""
+
+    config: AdaptiveConfig
+    anatomy: Anatomy
+    decider: Decider
+    base: nn.Module
+    _frozen_names: frozenset[str]
+    _frozen_hash: str | None
+
+    def adaptive_state_dict(self) -> dict[str, Tensor]:
+        """All that is not frozen, by name: deltas, policy, head and the parts that always train."""
+        frozen = {f"base.{name}" for name in self._frozen_names}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    def frozen_hash(self) -> str:
+        """SHA-256 of the frozen weights as they were when the model was adapted."""
+        if self._frozen_hash is None:
+            raise ValueError("the model was built without weights (meta device), so there is nothing to hash.")
+        return self._frozen_hash
+
+    def _saved(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`weights` by the names they are saved under: ids inside the layers, names in this module elsewhere."""
+        ids = {name: self.anatomy.id_of(name.removeprefix("base.")) for name in weights}
+        return {ids[name] or name: value for name, value in weights.items()}
+
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write `adaptive_config.json` and `adaptive_model.safetensors` into `folder`: what is not frozen.
+
+        state_dict: what `adaptive_state_dict` returns, gathered by an engine that has split the weights.
+        """
+        decided = self.decider.global_decisions
+        description = {
+            "base_model": record_of(self.base),
+            "adaptive": self.config.to_dict(),
+            "frozen_sha256": self.frozen_hash(),
+            "decisions": list(self.decider.tying.decisions),
+            "global_decisions": None if decided is None else decided.int().tolist(),
+        }
+        weights = self.adaptive_state_dict() if state_dict is None else state_dict
+        write_files(Path(folder), description, self._saved(weights))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload adaptive model",
+    ) -> str:
+        """Save the model with a model card into the hub's repository `repo_id`; the address of the commit.
+
+        Raises UserError when the hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            card = model_card(read_description(Path(folder)), repo_id)
+            Path(folder, CARD).write_text(card, encoding="utf-8")
+            return push(Path(folder), repo_id, private=private, token=token, revision=revision, message=commit_message)
+
+    @classmethod
+    def from_pretrained(
+        cls, base_model: nn.Module | None, source: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> Self:
+        """Adapt `base_model` as it was saved in `source`, load the weights, and return it in evaluation mode.
+
+        base_model: None loads the class and checkpoint that were written down. source: a folder or a hub id;
+        revision and token are the hub's.
+
+        Raises UserError when the files are missing or damaged, when the base model cannot be loaded or its frozen
+        weights are not those the model was adapted from, and when a weight is missing, unexpected or of another shape.
+        """
+        folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE), revision=revision, token=token)
+        description, weights = read_files(folder)
+        config, recorded = AdaptiveConfig.from_dict(description["adaptive"]), description["base_model"]
+        if base_model is None:
+            base_model = load_recorded(recorded)
+        anatomy = describe(base_model)
+        tying = tie(config.strategy, anatomy.components, config.frozen_layers)
+        frozen = gating(anatomy, tying, config.delta_rank).frozen_weights(base_model)
+        if hash_frozen(anatomy, frozen) != description["frozen_sha256"]:
+            raise UserError(
+                f"the base model differs: its frozen weights are not those that '{source}' was trained from "
+                f"({recorded['name'] or 'a model without a name'}, {recorded['class']}). Load that checkpoint, in the "
+                "same dtype."
+            )
+        model = cls(base_model, config)
+        if list(model.decider.tying.decisions) != description["decisions"]:
+            raise UserError(f"the decisions saved in '{source}' are not those of strategy '{model.config.strategy}'.")
+        load_exactly(model._saved(model.adaptive_state_dict()), weights)
+        decided = description["global_decisions"]
+        model.decider.global_decisions = None if decided is None else torch.tensor(decided)
+        return model.eval()
+
+
+def hash_frozen(anatomy: Anatomy, frozen: Mapping[str, Tensor]) -> str | None:
+    """The hash of frozen weights, given by name, over their ids; None where they have sizes but no values."""
+    weights = {anatomy.id_of(name) or name: value for name, value in frozen.items()}
+    return None if any(value.is_meta for value in weights.values()) else hash_weights(weights)
