@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, LxmertConfig, LxmertModel, ViTCo
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig, build_policy
-from tests.models.tiny_families import TINY, Family
+from tests.models.tiny_families import LXMERT, TINY, Family
 
 KINDS = ("light", "mirror")
 
@@ -179,32 +179,36 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", TINY.values(), ids=TINY)
+@pytest.mark.parametrize("family", [*TINY.values(), LXMERT], ids=[*TINY, "lxmert"])
 def test_every_family_is_decided_by_all_its_inputs(family: Family, kind: Any) -> None:
     """Logits of one sample follow its own inputs, each of them, and no other sample's."""
     policy: Any = build_policy(PolicyConfig(kind=kind, layers=1), family.build(), 7).eval()
     inputs = family.inputs(3)
     before = policy(**inputs)
     assert before.shape == (3, 7, 2)
-    for name in {"input_ids", "visual_embeds", "pixel_values"} & inputs.keys():
+    looked_at = [name for name in inputs if "mask" not in name]
+    assert looked_at
+    for name in looked_at:
         other = {**inputs, name: inputs[name].clone()}
-        other[name][0] = other[name][0].flip(0) + (1 if name == "input_ids" else 0.5)
-        other[name].clamp_(max=29)
+        if name == "input_ids":
+            other[name][0, 0] = other[name][0, 0] % 20 + 5
+        else:
+            other[name][0] = other[name][0] * 0.5 + 0.1
         after = policy(**other)
         assert (after[0] - before[0]).abs().max() > 1e-5, name
         torch.testing.assert_close(after[1:], before[1:], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["bert", "visual_bert"])
+@pytest.mark.parametrize("name", ["bert", "visual_bert", "vl_bert"])
 def test_padding_does_not_matter_to_other_families(name: str, kind: Any) -> None:
     family = TINY[name]
     policy: Any = build_policy(PolicyConfig(kind=kind), family.build(), 7).eval()
     inputs = family.inputs(4)
     before = policy(**inputs)
     inputs["input_ids"][1::2, 3:] = 7
-    if name == "visual_bert":
-        inputs["visual_embeds"][::2, 2:] = 50.0
+    for regions in {"visual_embeds", "visual_feats", "visual_pos"} & inputs.keys():
+        inputs[regions][::2, 2:] = 50.0
     torch.testing.assert_close(policy(**inputs), before, rtol=1e-5, atol=1e-5)
 
 

@@ -17,6 +17,7 @@ from tests.models.tiny_families import TINY
         ("bert", [PooledWords]),
         ("roberta", [PooledWords]),
         ("visual_bert", [PooledWords, PooledRegions]),
+        ("vl_bert", [PooledWords, PooledRegions]),
         ("vit", [PooledPatches]),
         ("dinov2", [PooledPatches]),
         ("clip_vision", [PooledPatches]),

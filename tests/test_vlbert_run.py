@@ -19,13 +19,17 @@ from adaptive_ft.commands.shards import Command as ShardsCommand
 from adaptive_ft.config import load_run_config
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_words
+from adaptive_ft.engine.deepspeed_engine import Engine
+from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
+from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.vlbert import VLBertForQuestionAnswering
+from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.same_run import ADAPTIVE
 from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
+from tests.models import tiny_families
 
 SIZES = (
     *("--model.type", "vl_bert", "--model.name", "None", "--model.hidden_size", "16", "--model.layers", "2"),
@@ -121,6 +125,22 @@ def test_boxes_reach_the_model_in_float32_under_bf16(ranks: Ranks, tiny: Callabl
     Trainer(run).train_step()
     run.train.close()
     assert seen == [torch.bfloat16, torch.float32, torch.bool]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_factor_in_place_of_the_visual_norm_trains(stage: int, ranks: Ranks, repository: Path) -> None:
+    model = tiny_families.TINY["vl_bert"].backbone(
+        VLBertConfig(**{**tiny_families.TINY["vl_bert"].config().to_dict(), "visual_ln": False})
+    )
+    groups = {"other": list(model.named_parameters())}
+    config = repository / f"ds_configs/zero{stage}.json"
+    filled = fill_ds_config(read_ds_config(config), EngineNumbers(4, 1, ranks.world_size, 1.0, "fp32"), config)
+    engine = Engine(model, groups, OptimConfig(learning_rate=1e-2, warmup_ratio=0.0), filled, ranks, total_updates=2)
+    factor = "embeddings.visual_region.scale"
+    assert engine.gathered_trainable_state()[factor].tolist() == [0.0]
+    engine.backward(engine(**tiny_families.TINY["vl_bert"].inputs(4)).pooler_output[:, 0].sum())
+    engine.step()
+    assert engine.gathered_trainable_state()[factor].abs() > 1e-3
 
 
 def test_a_question_needs_room_for_the_regions_and_the_end(ranks: Ranks, tiny: Callable[..., list[str]]) -> None:

@@ -60,10 +60,17 @@ class Roles:
 def describe(backbone: nn.Module, prefix: str) -> Anatomy:
     """The anatomy of a single-stream `backbone` that sits at path `prefix` of its model; nothing in it is dead.
 
-    Raises UserError, with what was looked for and what was found, when it has no such stack or layers.
+    Raises UserError, with what was looked for and what was found, when it has no such stack or layers, or one more
+    layer outside the stack; and for a causal one.
     """
     config: Any = backbone.config
+    if getattr(config, "is_decoder", False):
+        raise UserError(
+            f"{type(backbone).__name__}: is_decoder is set. A sample has one set of gates for all its tokens, so later "
+            "tokens would steer how earlier ones are computed; only encoders can be adapted."
+        )
     stack = _stack(backbone, config.num_hidden_layers)
+    _check_no_layer_outside(backbone, stack)
     dot = prefix and f"{prefix}."
     components: list[Component] = []
     leaves: list[Leaf] = []
@@ -98,6 +105,17 @@ def _stack(backbone: nn.Module, num_layers: int) -> str:
         f"{type(backbone).__name__}: nothing can be gated. Looked for one list of {num_layers} modules of one class "
         f"with Linears in them; found {seen or 'no list of modules with Linears'}."
     )
+
+
+def _check_no_layer_outside(backbone: nn.Module, stack: str) -> None:
+    """Refuse a layer that would be neither gated nor frozen (VisualBERT's with bypass_transformer)."""
+    kinds = {type(layer) for layer in backbone.get_submodule(stack).children()}
+    for path, module in backbone.named_modules():
+        if type(module) in kinds and not path.startswith(f"{stack}."):
+            raise UserError(
+                f"{type(backbone).__name__}: '{path}' is one more {type(module).__name__} outside the list '{stack}', "
+                "which no gate would choose; such a model cannot be adapted."
+            )
 
 
 def _roles(layer: nn.Module, place: str, num_heads: int) -> Roles:

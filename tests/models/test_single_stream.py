@@ -18,6 +18,8 @@ from transformers import (
     BertModel,
     Dinov2Config,
     Dinov2Model,
+    VisualBertConfig,
+    VisualBertModel,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -26,7 +28,7 @@ from transformers import (
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import FAMILIES, describe, single_stream
-from tests.models.tiny_families import HEADS, LAYERS, TINY, Family
+from tests.models.tiny_families import FFN, HEADS, LAYERS, SIZES, TINY, Family
 
 NUM_COMPONENTS = LAYERS * (HEADS + 3)
 PARTS = ("attention.head.0", "attention.head.1", "attention.output", "ffn.in", "ffn.out")
@@ -64,9 +66,16 @@ def test_components_in_documented_order(family: Family) -> None:
 
 @EVERY_FAMILY
 def test_every_weight_of_the_layers_never_trains(family: Family) -> None:
-    """Names of the layers' weights hold a number between dots, those outside do not."""
+    """The layers are the modules of the classes that stand in lists with Linears in them, wherever they are."""
     model = family.build()
-    in_layers = [name for name, _ in model.named_parameters() if any(word.isdigit() for word in name.split("."))]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and list(module.parameters())]
+    kinds = {type(layer) for layers in lists for layer in layers}
+    in_layers = [
+        f"{path}.{name}"
+        for path, layer in model.named_modules()
+        if type(layer) in kinds
+        for name, _ in layer.named_parameters()
+    ]
     assert sorted(describe(model).frozen_weights(model)) == sorted(in_layers)
 
 
@@ -217,6 +226,21 @@ def linears(shapes: tuple[tuple[int, int], ...]) -> nn.Module:
 def test_what_cannot_be_gated_is_refused_in_one_sentence(count: int, make: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         describe(layers_of(count, make))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "vl_bert"])
+def test_a_causal_model_is_refused(name: str) -> None:
+    model = TINY[name].build()
+    model.config.is_decoder = True
+    with pytest.raises(UserError, match=r"is_decoder is set.*later tokens would steer"):
+        describe(model)
+
+
+def test_a_layer_outside_the_stack_is_refused() -> None:
+    """VisualBERT's, through which only the whole row passes, would train in every strategy."""
+    model = VisualBertModel(VisualBertConfig(**SIZES, **FFN, vocab_size=30, bypass_transformer=True))
+    with pytest.raises(UserError, match="'additional_layer' is one more VisualBertLayer outside the list"):
+        describe(model)
 
 
 def test_heads_must_divide_the_projections() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from adaptive_ft.errors import UserError
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 FOLDERS = (".", "/", "~", "data/", "runs/")
 # How the files of the original projects end: LXMERT's and VL-BERT's.
 FILES = (".pth", ".model")
-UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 def may_be_hub_id(name: str) -> bool:

@@ -47,6 +47,20 @@ class VLBertConfig(PreTrainedConfig):
     is_decoder: bool = False
     add_cross_attention: bool = False
 
+    def validate_vl_bert(self) -> None:
+        """Refuse, with transformers' own checks, numbers that no VL-BERT can have; raises ValueError."""
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise ValueError(
+                f"mask_token_id is {self.mask_token_id}, but the vocabulary has words 0 to {self.vocab_size - 1}: give "
+                "the tokenizer's mask_token_id, at which the model answers."
+            )
+        if self.type_vocab_size < 3:
+            raise ValueError(
+                f"type_vocab_size is {self.type_vocab_size}; it must be at least 3: question, answer, regions."
+            )
+        if self.visual_pos_dim != 4:
+            raise ValueError(f"visual_pos_dim is {self.visual_pos_dim}; a box has 4 values: x1, y1, x2, y2.")
+
     @classmethod
     def base(cls, **changes: Any) -> Self:
         """12 layers of width 768 with 12 heads; `changes` take the place of single values."""

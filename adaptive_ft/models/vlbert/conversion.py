@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, read_state_dict
+from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, place, read_state_dict
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
 from adaptive_ft.models.vlbert.modeling import VLBertForQuestionAnswering
 
@@ -38,6 +38,7 @@ PREFIXES = {
     "final_mlp.0.": "answer_head.transform.",
     "final_mlp.2.": "answer_head.classifier.",
 }
+ENCODER = "vlbert.encoder."
 PARALLEL = "parallel_"
 WRAPPER = "module."
 
@@ -53,13 +54,22 @@ def convert_checkpoint(
     "frozen" takes the `parallel_` one and falls back on the single copy of all other modules. Beware: a run that the
     original resumed has its frozen copies overwritten by the tuned ones.
 
-    Raises UserError for a file that torch cannot read as plain tensors, for one without weights of VL-BERT, for two
-    weights that become the same one, and for a weight of another shape than `config` asks for.
+    Raises UserError for a file that torch cannot read as plain tensors, for one without weights of VL-BERT or without
+    some of the encoder's, for two weights that become the same one, and for a weight of another shape than `config`
+    asks for.
     """
-    original = read_state_dict(source)
+    # The original's factors have no axis, ours have one.
+    original = {key: value if value.dim() else value.unsqueeze(0) for key, value in read_state_dict(source).items()}
     with torch.device("meta"):
         expected = VLBertForQuestionAnswering(config or VLBertConfig.base()).state_dict()
-    return convert(original, _chosen_names(original, expected, weights), expected, source, "VL-BERT")
+    converted, report = convert(original, _chosen_names(original, expected, weights), expected, source, "VL-BERT")
+    lost = [name for name in report.missing if name.startswith(ENCODER)]
+    if lost:
+        raise UserError(
+            f"{place(source)} lacks {len(lost)} weights of the backbone, for instance '{lost[0]}'; give the "
+            "configuration of the checkpoint."
+        )
+    return converted, report
 
 
 def convert_bert(bert: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ConversionReport]:
@@ -104,10 +114,10 @@ def _chosen_names(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     for key in original:
         name = renamed(key)
         if name is not None and name in expected:
-            place = (name, PARALLEL in key)
-            if place in found:
-                raise UserError(f"'{found[place]}' and '{key}' are two weights for the same place, '{name}'.")
-            found[place] = key
+            copy = (name, PARALLEL in key)
+            if copy in found:
+                raise UserError(f"'{found[copy]}' and '{key}' are two weights for the same place, '{name}'.")
+            found[copy] = key
     chosen = {}
     for (name, parallel), key in found.items():
         wanted = parallel if weights == "frozen" and (name, True) in found else not parallel

@@ -39,9 +39,10 @@ class RegionProjection(nn.Module):
         self.dense = nn.Linear(inputs, config.visual_size or config.hidden_size)
 
     def forward(self, visual_feats_BRF: Tensor, visual_pos_BR4: Tensor, real_BR: Tensor) -> Tensor:
-        """Projected regions [B, R, visual_size]."""
-        waves_BRW = coordinate_waves(visual_pos_BR4, self.waves).to(visual_feats_BRF.dtype)
-        regions = self.dense(self.dropout(torch.cat([waves_BRW, visual_feats_BRF], dim=-1))).relu()
+        """Projected regions [B, R, visual_size], in the dtype of the weights, whatever that of the features."""
+        dtype = self.dense.weight.dtype
+        waves_BRW = coordinate_waves(visual_pos_BR4, self.waves).to(dtype)
+        regions = self.dense(self.dropout(torch.cat([waves_BRW, visual_feats_BRF.to(dtype)], dim=-1))).relu()
         return regions.masked_fill(~real_BR.unsqueeze(-1), 0.0)
 
 
@@ -58,7 +59,8 @@ class VisualScale(nn.Module):
         self.dense = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
         self.LayerNorm = VisualLayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.visual_ln else None
         if self.LayerNorm is None:
-            self.scale = nn.Parameter(torch.tensor(float(config.visual_scale_init)))
+            # Of shape [1]: DeepSpeed cannot broadcast a parameter without an axis.
+            self.scale = nn.Parameter(torch.full((1,), float(config.visual_scale_init)))
 
     def forward(self, regions: Tensor) -> Tensor:
         """[..., visual_size] -> [..., E]."""

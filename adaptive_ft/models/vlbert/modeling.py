@@ -96,10 +96,16 @@ class VLBertModel(VLBertPreTrainedModel):
         input_ids [B, L]: [CLS] question [SEP] [MASK] [SEP]. visual_feats [B, R, F]. visual_pos [B, R, 4]: corners
         x1, y1, x2, y2 as shares of the picture's width and height. Masks [B, L] and [B, R]: 1 where there is a token
         or a region, None for everywhere. token_type_ids [B, L]: None for 0 everywhere. output_attentions and
-        output_hidden_states: whether to return them too; the decorator does it. The answer's place is the last real
-        [MASK]; a row without one pools its first token.
+        output_hidden_states: whether to return them too; the decorator does it. visual_pos stays float32 whatever the
+        weights are: bfloat16 would move its waves by up to a fifth of a radian.
+
+        The answer's place is the last real [MASK]. A row without one raises ValueError on a CPU; when compiled, and on
+        other devices, which would have to be waited for, it pools its first token.
         """
         text_mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        answers_BL = (input_ids == self.config.mask_token_id) & text_mask_BL.bool()
+        if answers_BL.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_answers(answers_BL, self.config.mask_token_id)
         if visual_attention_mask is None:
             visual_attention_mask = torch.ones_like(visual_pos[..., 0], dtype=torch.bool)
         if token_type_ids is None:
@@ -109,12 +115,22 @@ class VLBertModel(VLBertPreTrainedModel):
         )
         attention_bias = create_bidirectional_mask(self.config, embedded_BTE, mask_BT)
         hidden_BTE = self.encoder(embedded_BTE, attention_mask=attention_bias).last_hidden_state
-        answers_BL = (input_ids == self.config.mask_token_id) & text_mask_BL.bool()
         answers_BT = nn.functional.pad(answers_BL, (0, mask_BT.shape[1] - answers_BL.shape[1])).gather(1, order_BT)
         places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
         answer_B = (answers_BT * places_T).amax(dim=1)
         pooled_BE = hidden_BTE[torch.arange(len(hidden_BTE), device=hidden_BTE.device), answer_B]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BTE, pooler_output=pooled_BE)
+
+
+def _check_answers(answers_BL: Tensor, mask_token_id: int) -> None:
+    """Refuse rows without the token whose hidden state answers."""
+    without = (~answers_BL.any(dim=1)).nonzero().flatten().tolist()
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(answers_BL)} texts, the first is sample {without[0]}, hold no token "
+            f"{mask_token_id}, at which VL-BERT answers: write [CLS] question [SEP] [MASK] [SEP], and give the "
+            "configuration the tokenizer's mask_token_id."
+        )
 
 
 class VLBertAnswerHead(nn.Module):
@@ -157,6 +173,7 @@ class VLBertForQuestionAnswering(VLBertPreTrainedModel):
 
         labels: soft scores [B, A] in [0, 1]; the loss is binary cross-entropy, mean over samples and answers, times A.
         """
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         outputs = self.vlbert(
             input_ids,
             visual_feats,
@@ -164,8 +181,9 @@ class VLBertForQuestionAnswering(VLBertPreTrainedModel):
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             visual_attention_mask=visual_attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            # What is left open the configuration answers; None would say no.
+            **{name: value for name, value in asked.items() if value is not None},
         )
         logits_BA = self.answer_head(outputs.pooler_output)
         loss = None

@@ -139,10 +139,21 @@ def test_optional_modules(config: VLBertConfig, options: dict[str, object]) -> N
     state = {}
     for name, value in VLBertForQuestionAnswering(config).state_dict().items():
         found = next((ours for ours in theirs if ours in name), None)
+        value = value.squeeze() if name.endswith("scale") else value  # the original's has no axis
         state[name.replace(found, theirs[found]) if found else original_name(name)] = value
     assert any("visual_1x1" in key or "visual_scale" in key for key in state)
-    _, report = convert_checkpoint(state, config)
+    converted, report = convert_checkpoint(state, config)
     assert (report.unused, report.missing) == ((), ())
+    VLBertForQuestionAnswering(config).load_state_dict(converted)
+
+
+def test_a_checkpoint_without_some_of_the_encoder_is_refused(config: VLBertConfig, original: dict[str, Tensor]) -> None:
+    part = {key: value for key, value in original.items() if "layer.1.output.dense" not in key}
+    with pytest.raises(UserError, match=r"lacks 2 weights .* 'vlbert\.encoder\.layer\.1\.output\.dense\.weight'"):
+        convert_checkpoint(part, config)
+    config.num_hidden_layers = 3
+    with pytest.raises(UserError, match="lacks 16 weights of the backbone"):
+        convert_checkpoint(original, config)
 
 
 def test_a_file_of_the_original(config: VLBertConfig, original: dict[str, Tensor], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """VL-BERT's input row against plain loops: coordinates, packing, positions, types and what every token shows."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering, VLBertModel
-from adaptive_ft.models.vlbert.embeddings import VLBertEmbeddings, coordinate_waves
+from adaptive_ft.models.vlbert.embeddings import RegionProjection, VLBertEmbeddings, coordinate_waves
 
 
 def embed(embeddings: VLBertEmbeddings, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,6 +69,22 @@ def test_coordinates_are_sines_then_cosines_of_every_value() -> None:
     expected = torch.tensor([[plain_waves(box, 256) for box in boxes]])
     assert expected.shape == (1, 2, 2048)
     torch.testing.assert_close(coordinate_waves(torch.tensor([boxes]), 256), expected, rtol=0, atol=2e-5)
+
+
+def test_regions_in_bf16_err_as_rounded_weights_and_features_do(batch: dict[str, Tensor]) -> None:
+    """Against float32, at the base size, at most twice the error that the rounding of these alone makes."""
+    exact = RegionProjection(VLBertConfig.base(visual_feat_dim=16)).eval()
+    feats, boxes, real = batch["visual_feats"], batch["visual_pos"], batch["visual_attention_mask"].bool()
+    with torch.no_grad():
+        truth = exact(feats, boxes, real)
+        rounded = copy.deepcopy(exact).bfloat16()
+        least = copy.deepcopy(rounded).float()(feats.bfloat16().float(), boxes, real) - truth
+        for given in (feats.bfloat16(), feats):
+            found = rounded(given, boxes, real)
+            assert found.dtype == torch.bfloat16
+            assert (found.float() - truth).norm() < 2 * least.norm()
+        off = rounded(feats.bfloat16(), boxes.bfloat16(), real).float() - truth
+        assert off.norm() > 2 * least.norm(), "boxes in bfloat16 would err more"
 
 
 @pytest.mark.parametrize("options", [{}, {"visual_size": 24}, {"visual_ln": False}], ids=["plain", "1x1", "factor"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -70,14 +71,43 @@ def test_the_answer_is_read_at_the_mask(model: VLBertForQuestionAnswering, batch
     assert model(**batch).question_answering_score.equal(expected)
 
 
-def test_of_two_masks_the_last_answers_and_without_one_the_first_token(
-    model: VLBertForQuestionAnswering, batch: dict[str, Tensor]
-) -> None:
-    batch["input_ids"][0, 2] = model.config.mask_token_id
-    batch["input_ids"][1, 3] = 12
+def test_of_two_masks_the_last_real_one_answers(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
+    batch["input_ids"][0, 2] = batch["input_ids"][1, 5] = model.config.mask_token_id
     output = model.vlbert(**batch)
     assert output.pooler_output[0].equal(output.last_hidden_state[0, 6])
-    assert output.pooler_output[1].equal(output.last_hidden_state[1, 0])
+    assert output.pooler_output[1].equal(output.last_hidden_state[1, 3])
+
+
+def test_a_text_without_a_mask_is_refused(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
+    batch["input_ids"][1, 3] = 12
+    with pytest.raises(ValueError, match=r"1 of 3 texts, the first is sample 1, hold no token 3, .*mask_token_id"):
+        model(**batch)
+
+
+def test_options_left_open_are_the_configurations(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
+    """As transformers' own models with a head."""
+    expected = model(**batch)
+    model.config.output_hidden_states = True
+    assert len(model(**batch).hidden_states) == 3
+    assert model(**batch, output_hidden_states=False).hidden_states is None
+    model.config.return_dict = False
+    logits, hidden = model(**batch)
+    assert logits.equal(expected.question_answering_score)
+    assert len(hidden) == 3
+    assert model(**batch, return_dict=True).question_answering_score.equal(logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mask_token_id": 40}, "mask_token_id is 40, but the vocabulary has words 0 to 39"),
+        ({"type_vocab_size": 2}, "type_vocab_size is 2; it must be at least 3"),
+        ({"visual_pos_dim": 6}, "visual_pos_dim is 6; a box has 4 values"),
+    ],
+)
+def test_sizes_no_model_can_have_are_refused(config: VLBertConfig, options: dict[str, int], told: str) -> None:
+    with pytest.raises(StrictDataclassError, match=told):
+        VLBertConfig(**{**config.to_dict(), **options})
 
 
 def plain_layer(layer: nn.Module, x: Tensor, heads: int) -> Tensor:
