@@ -152,14 +152,14 @@ def test_real_features(shared_data: Path, ranks: Ranks, tiny: Callable[..., list
     """LXMERT's own TSV of 36 regions through `adaptive-ft shards` into two updates and an evaluation."""
     real = shared_data / "coco_train2014_obj36"
     files = QuestionFiles(
-        questions=real / "v2_OpenEnded_mscoco_obj36_questions.json",
-        annotations=real / "v2_mscoco_obj36_annotations.json",
+        questions=(real / "v2_OpenEnded_mscoco_obj36_questions.json",),
+        annotations=(real / "v2_mscoco_obj36_annotations.json",),
     )
-    asked = json.loads(files.questions.read_text())["questions"] if files.questions else []
+    asked = json.loads(files.questions[0].read_text())["questions"]
     train_words(question["question"] for question in asked).save_pretrained(tmp_path / "words")
     shards = tmp_path / "shards"
     ShardsCommand(
-        shards, files, real / "train2014_obj36.tsv", tokenizer=str(tmp_path / "words"), min_answer_count=1
+        shards, files, (real / "train2014_obj36.tsv",), tokenizer=str(tmp_path / "words"), min_answer_count=1
     ).run()
     data = ("--data.train", str(shards), "--data.val", str(shards), "--task.resize_boxes")
     run = start([*tiny("vlbert_real", *SIZES, *data), "--max_steps", "2"], ranks)
