@@ -5,16 +5,15 @@ once per rank.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
-from adaptive_ft.checks import check_answered, check_export, check_options, check_question_length, check_same_data
+from adaptive_ft.checks import check_answered, check_export, check_options, check_same_data
 from adaptive_ft.config import RunConfig
 from adaptive_ft.data.choice import open_shards
 from adaptive_ft.data.shard_set import ShardSet
@@ -24,17 +23,12 @@ from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.loading import DataFacts, build_base
-from adaptive_ft.models.tokenizer import load_tokenizer
+from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder, open_run_folder
+from adaptive_ft.subjects import Subject, choose_subject
 from adaptive_ft.tasks.task import Task
-from adaptive_ft.tasks.vqa import VqaTask
-from adaptive_ft.tasks.vqa_inputs import LxmertInputs, VLBertInputs
 from adaptive_ft.tracking import check_trackers
 from adaptive_ft_kernels import path_on, use_path
-
-# How each family of base models is asked a question.
-INPUTS: dict[str, type[LxmertInputs | VLBertInputs]] = {"lxmert": LxmertInputs, "vl_bert": VLBertInputs}
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Parts:
 
     train_shards: ShardSet
     val_shards: ShardSet
-    tokenizer: PreTrainedTokenizerBase
+    subject: Subject
     task: Task
     model: AdaptiveModel
     numbers: EngineNumbers
@@ -155,34 +149,15 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
     for shards in (train_shards, val_shards):
         check_answered(shards)
     check_same_data(train_shards, val_shards)
-    tokenizer = load_tokenizer(config.data.tokenizer, config.model, train_shards)
-    facts = data_facts(train_shards.manifest.answer_table, train_shards.feature_dim, tokenizer)
+    subject = choose_subject(config, train_shards)
     # All ranks start from the same weights; DeepSpeed broadcasts rank 0's besides.
     torch.manual_seed(config.seed)
-    base = build_base(config.model, facts)
-    task = build_task(config, base, facts.answer_table, tokenizer)
+    base = build_base(config.model, subject.facts)
+    train_shards, val_shards = (subject.fit(shards, base) for shards in (train_shards, val_shards))
+    task = subject.task(config, base)
     model = get_adaptive_model(base, config.adapt)
     check_export(config.export_to, model)
-    return Parts(train_shards, val_shards, tokenizer, task, model, numbers, ds_config)
-
-
-def data_facts(answer_table: Sequence[str], feature_dim: int, tokenizer: PreTrainedTokenizerBase) -> DataFacts:
-    """What the data asks of a base model."""
-    return DataFacts(answer_table, feature_dim, len(tokenizer), tokenizer.mask_token_id)
-
-
-def build_task(
-    config: RunConfig, base: PreTrainedModel, answer_table: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> Task:
-    """The task as the family of `base` is asked.
-
-    Raises:
-        UserError: questions of more tokens than `base` has positions for, or a tokenizer or answer table without use.
-    """
-    make = INPUTS[base.config.model_type]
-    longest = base.config.max_position_embeddings - make.other_positions
-    check_question_length(config.task.max_question_length, longest)
-    return VqaTask(answer_table, make(tokenizer, config.task.max_question_length), config.task)
+    return Parts(train_shards, val_shards, subject, task, model, numbers, ds_config)
 
 
 def choose_kernels(config: RunConfig, device: str) -> None:
@@ -213,7 +188,8 @@ def keep_random_base(model: AdaptiveModel, folder: RunFolder) -> None:
 def _sizes(parts: Parts, config: RunConfig) -> str:
     numbers = parts.numbers
     return (
-        f"{parts.train_shards.num_examples} training and {parts.val_shards.num_examples} validation questions; "
+        f"{parts.train_shards.num_examples} training and {parts.val_shards.num_examples} validation"
+        f" {parts.subject.noun}; "
         f"batch {numbers.micro_batch} x {numbers.accumulation} x {numbers.world_size} ranks = {numbers.global_batch}; "
         f"strategy {config.adapt.strategy} with {_decisions(parts.model)}"
     )

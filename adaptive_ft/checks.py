@@ -30,6 +30,8 @@ LEAST = {
     "model.region_layers": 1,
     "model.cross_layers": 1,
     "model.layers": 1,
+    "model.image_size": 1,
+    "model.patch_size": 1,
     "model.visual_scale_init": 0,
     "model.coordinate_waves": 1,
     "model.max_position_embeddings": 1,
@@ -49,7 +51,15 @@ LEAST = {
     "optim.eps": 0,
     "optim.max_grad_norm": 0,
 }
-SHARES = ("optim.warmup_ratio", "model.hidden_dropout", "model.attention_dropout", "task.flip_probability")
+SHARES = (
+    "optim.warmup_ratio",
+    "model.hidden_dropout",
+    "model.attention_dropout",
+    "task.flip_probability",
+    "pictures.flip_probability",
+    "pictures.smallest_crop",
+    "pictures.label_smoothing",
+)
 # What every generator of random numbers takes.
 MAX_SEED = 2**32 - 1
 
@@ -84,6 +94,7 @@ def check_answered(shards: ShardSet) -> None:
 def check_same_data(train: ShardSet, val: ShardSet) -> None:
     """Refuse two shard sets that one model cannot serve: other answers, feature sizes or feature extractors."""
     pairs: list[tuple[str, object, object]] = [
+        ("content", train.manifest.content, val.manifest.content),
         (
             "answer table (SHA-256)",
             train.manifest.answer_table_sha256[:12],

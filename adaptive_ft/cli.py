@@ -10,8 +10,9 @@ from adaptive_ft.errors import UserError, nearest
 
 COMMANDS = {
     "world": "generate the embedded image-text world",
+    "pictures": "generate labelled pictures to classify",
     "tokenizer": "train a tokenizer on the questions of a split",
-    "shards": "convert question files and region features to shards",
+    "shards": "convert question files and region features, or labelled pictures, to shards",
     "verify": "read every byte of a shard set and compare it with its manifest",
     "eval": "answer the questions of any shard set with a trained run",
     "table": "print the strategy table of finished runs",

@@ -23,6 +23,7 @@ from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.losses import PolicyLossConfig
 from adaptive_ft.models.loading import ModelConfig
 from adaptive_ft.strategies import canonical
+from adaptive_ft.tasks.classification import PictureConfig
 from adaptive_ft.tasks.vqa import VqaConfig
 from adaptive_ft.tracking import TrackingConfig
 
@@ -78,6 +79,7 @@ class RunConfig:
     losses: PolicyLossConfig = field(default_factory=PolicyLossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     task: VqaConfig = field(default_factory=VqaConfig)
+    pictures: PictureConfig = field(default_factory=PictureConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 

@@ -1,7 +1,7 @@
 """What a run leaves behind so that it can go on, be evaluated, or become somebody's base model.
 
 A checkpoint's `adaptive/` folder is enough to answer questions again: what was learned, the answer table, the
-tokenizer; the frozen half is the base model's, proved by a hash.
+tokenizer or image processor; the frozen half is the base model's, proved by a hash.
 """
 
 import json
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from adaptive_ft.adapt import AdaptiveModel
-from adaptive_ft.build import Run, build_task, data_facts
+from adaptive_ft.build import Run
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.same_run import ADAPTIVE, check_same_run, shared_facts
+from adaptive_ft.subjects import Subject, restore_subject, subject_facts
 from adaptive_ft.tasks.task import Task
 from adaptive_ft.whole_files import write_whole
 
@@ -35,8 +36,9 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
     if ranks.is_main:
         place = checkpoints.folder / tag / ADAPTIVE
         run.parts.model.save_pretrained(place, weights)
-        run.parts.tokenizer.save_pretrained(place)
-        write_whole(place / TASK, json.dumps(_task_facts(run), ensure_ascii=False))
+        run.parts.subject.save(place, run.parts.model.base)
+        facts = subject_facts(run.parts.subject, run.parts.train_shards)
+        write_whole(place / TASK, json.dumps(facts, ensure_ascii=False))
     ranks.barrier()
     if ranks.is_main:
         facts = {"step": run.engine.updates, **shared_facts(run)}
@@ -44,14 +46,6 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
         checkpoints.finish(tag, facts, (BEST, LATEST) if best else (LATEST,))
         checkpoints.prune(run.config.save_total_limit)
     ranks.barrier()
-
-
-def _task_facts(run: Run) -> dict[str, Any]:
-    return {
-        "answer_table": list(run.parts.task.answer_table),
-        "visual_feat_dim": run.parts.train_shards.feature_dim,
-        "feature_extractor": run.parts.train_shards.manifest.feature_extractor,
-    }
 
 
 def load_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -91,9 +85,8 @@ class Restored:
 
     config: RunConfig
     model: AdaptiveModel
-    tokenizer: PreTrainedTokenizerBase
+    subject: Subject
     task: Task
-    feature_extractor: str
     step: int
 
 
@@ -117,18 +110,18 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
         raise UserError(f"Checkpoint {tag} of '{run_path}' cannot be used: {faults[0]}.")
     place = checkpoints.folder / tag / ADAPTIVE
     facts = json.loads((place / TASK).read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    subject = restore_subject(facts, place, config)
     if config.model.name is None:
         config.model.name = str(folder.base)
-    base = build_base(config.model, data_facts(facts["answer_table"], facts["visual_feat_dim"], tokenizer))
-    task = build_task(config, base, facts["answer_table"], tokenizer)
+    base = build_base(config.model, subject.facts)
+    task = subject.task(config, base)
     model = AdaptiveModel.from_pretrained(base, place)
     step = checkpoints.read_manifest(tag)["step"]
-    return Restored(config, model, tokenizer, task, facts["feature_extractor"], step)
+    return Restored(config, model, subject, task, step)
 
 
 def export_merged(run_path: Path, destination: Path) -> None:
-    """Write a run's best model as a plain Hugging Face model with its tokenizer: the base of the next run.
+    """Write a run's best model as a plain Hugging Face model, with its tokenizer or image processor: a base model.
 
     Raises:
         UserError: the strategy decides per input and is not evaluated by its global decision, so there is no one set
@@ -139,5 +132,5 @@ def export_merged(run_path: Path, destination: Path) -> None:
     decision = "global" if restored.model.config.eval_decisions == "global" else None
     merged: PreTrainedModel = restored.model.merge_and_unload(decision)
     merged.save_pretrained(partial)
-    restored.tokenizer.save_pretrained(partial)
+    restored.subject.save(partial, merged)
     partial.replace(destination)

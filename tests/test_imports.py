@@ -30,6 +30,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("tracking", "meters"),
     ("config",),
     ("run_folder", "checks"),
+    ("subjects",),
     ("build",),
     ("evaluation", "saving", "same_run"),
     ("recorder",),

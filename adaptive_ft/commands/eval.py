@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from adaptive_ft.data.choice import all_questions
 from adaptive_ft.data.manifest import answer_table_hash
@@ -90,7 +89,7 @@ class Command:
                 f"The run's validation shards '{folder}' are not there, seen from '{Path.cwd()}': start where the"
                 " training was started, or name shards with --shards."
             )
-        shards = open_for(restored, folder)
+        shards = restored.subject.fit(ShardSet.open(folder), restored.model.base)
         if not shards.manifest.answered and self.predictions is None:
             raise UserError(f"The questions in '{folder}' have no answers to judge by: give --predictions FILE.")
         return restored, shards
@@ -105,30 +104,6 @@ class Command:
         evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype)
         model.holder.check()
         return evaluation
-
-
-def open_for(restored: Restored, folder: Path) -> ShardSet:
-    """The shards in `folder` as the run of `restored` reads them.
-
-    Raises:
-        UserError: damaged shards, or features of another size or extractor than the run was trained on.
-    """
-    shards = ShardSet.open(folder)
-    base: PreTrainedModel = restored.model.base
-    wanted = base.config.visual_feat_dim
-    if restored.config.data.blind:
-        return shards.with_blind(wanted)
-    if shards.feature_dim != wanted:
-        raise UserError(
-            f"The run reads region features of {wanted} values, those in '{folder}' have {shards.feature_dim}: choose"
-            " shards of the same extractor."
-        )
-    if shards.manifest.feature_extractor != restored.feature_extractor:
-        raise UserError(
-            f"The run was trained on features of '{restored.feature_extractor}', those in '{folder}' are of"
-            f" '{shards.manifest.feature_extractor}': choose shards of the same extractor."
-        )
-    return shards
 
 
 def print_scores(report: AccuracyReport) -> None:

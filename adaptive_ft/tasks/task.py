@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from adaptive_ft.data.batch import RawBatch
 from adaptive_ft.tasks.batch import TaskBatch
 
 
@@ -22,10 +21,11 @@ class Task(Protocol):
     def num_answers(self) -> int:
         """A, the number of answers in the table."""
 
-    def augment(self, raw: RawBatch) -> RawBatch:
+    # What is raw depends on the task: each takes the batches of its own kind of shards.
+    def augment(self, raw: Any) -> Any:
         """Training examples changed at random, drawn from torch's default generator; evaluation never calls it."""
 
-    def collate(self, raw: RawBatch) -> TaskBatch:
+    def collate(self, raw: Any) -> TaskBatch:
         """Raw examples -> the base model's inputs and the targets, all on the CPU."""
 
     def logits(self, outputs: Any) -> Tensor:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptive_ft.data.batch import RawBatch
-from adaptive_ft.data.records import Question
-from adaptive_ft.errors import UserError
 from adaptive_ft.tasks.batch import TaskBatch
+from adaptive_ft.tasks.choice import AnswerChoice
 from adaptive_ft.tasks.vqa_augment import flip, resize
 from adaptive_ft.tasks.vqa_inputs import VqaInputs
 
@@ -34,7 +33,7 @@ class VqaConfig:
     """Scale boxes and pictures to a short side of 600 pixels, or less where the long one would pass 1000."""
 
 
-class VqaTask:
+class VqaTask(AnswerChoice):
     """VQA as the choice of one answer from `answer_table` (label = position in the table).
 
     The table writes its answers as `Question.scores` does, in the official normalisation. `inputs` makes the
@@ -43,20 +42,9 @@ class VqaTask:
     """
 
     def __init__(self, answer_table: Sequence[str], inputs: VqaInputs, config: VqaConfig | None = None) -> None:
-        self.answer_table = tuple(answer_table)
+        super().__init__(answer_table)
         self._inputs = inputs
         self._config = config or VqaConfig()
-        self._label = {answer: label for label, answer in enumerate(self.answer_table)}
-        if not self.answer_table:
-            raise UserError("The answer table is empty: a VQA task needs at least one answer to choose from.")
-        if len(self._label) != len(self.answer_table):
-            twice = next(a for label, a in enumerate(self.answer_table) if self._label[a] != label)
-            raise UserError(f"The answer table names the answer '{twice}' twice; make its entries unique.")
-
-    @property
-    def num_answers(self) -> int:
-        """A, the number of answers in the table."""
-        return len(self.answer_table)
 
     def augment(self, raw: RawBatch) -> RawBatch:
         """Each example mirrored with probability `flip_probability`."""
@@ -66,9 +54,7 @@ class VqaTask:
     def collate(self, raw: RawBatch) -> TaskBatch:
         """Raw examples -> the base model's inputs and soft targets, all on the CPU."""
         inputs = self._inputs(resize(raw) if self._config.resize_boxes else raw)
-        targets_BA = self._targets(raw.questions)
-        targets_BA[~raw.valid_B] = 0.0
-        return TaskBatch(inputs, targets_BA, list(raw.questions), raw.valid_B, self._inputs.float32_inputs)
+        return TaskBatch(inputs, self.targets(raw), list(raw.questions), raw.valid_B, self._inputs.float32_inputs)
 
     def logits(self, outputs: Any) -> Tensor:
         """The logits [B, A] in the output of a Hugging Face question-answering model."""
@@ -82,26 +68,3 @@ class VqaTask:
         loss_BA = F.binary_cross_entropy_with_logits(logits_BA.float(), batch.targets_BA, reduction="none")
         loss_B = torch.where(batch.valid_B, loss_BA.sum(dim=1), 0.0)
         return loss_B.sum() / batch.valid_B.sum().clamp(min=1)
-
-    def soft_scores(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
-        """The target score of each row's highest logit, float32 [B] in [0, 1]; 0 for padding rows."""
-        score_B = batch.targets_BA.gather(1, logits_BA.argmax(dim=1, keepdim=True)).squeeze(1)
-        return torch.where(batch.valid_B, score_B, 0.0)
-
-    def answers(self, logits_BA: Tensor) -> list[str]:
-        """The table's answer with the highest logit, one per row (first one on a tie)."""
-        return [self.answer_table[label] for label in logits_BA.argmax(dim=1).tolist()]
-
-    def _targets(self, questions: Sequence[Question]) -> Tensor:
-        """Soft scores [B, A]; answers outside the table earn nothing, as in the original."""
-        rows, labels, scores = [], [], []
-        for row, question in enumerate(questions):
-            for answer, score in question.scores.items():
-                label = self._label.get(answer)
-                if label is not None:
-                    rows.append(row)
-                    labels.append(label)
-                    scores.append(score)
-        targets_BA = torch.zeros(len(questions), self.num_answers)
-        targets_BA[rows, labels] = torch.tensor(scores, dtype=torch.float32)
-        return targets_BA

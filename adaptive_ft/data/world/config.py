@@ -89,8 +89,8 @@ class Split:
         """Folder below the world, such as source/train."""
         return f"{self.domain}/{self.part}"
 
-    def num_images(self, config: WorldConfig) -> int:
-        """Number of pictures that `config` asks for."""
+    def num_images(self, config: object) -> int:
+        """Number of pictures that `config`, of a world or of labelled pictures, asks for."""
         return int(getattr(config, f"{self.domain}_{self.part}_images"))
 
 

@@ -56,7 +56,7 @@ def generate_world(folder: Path, config: WorldConfig, progress: Progress = no_pr
     """
     folder = folder.resolve()
     description = {"version": WORLD_VERSION, "config": config.to_dict()}
-    if _holds_world(folder, description):
+    if holds_world(folder, description):
         return {split.name: Manifest.load(folder / split.name) for split in SPLITS}
     unfinished = begin_beside(folder, WORLD_FILES)
     manifests = {split.name: _write_split(unfinished, config, split, progress) for split in SPLITS}
@@ -134,7 +134,7 @@ def _write_split(world: Path, config: WorldConfig, split: Split, progress: Progr
     return write_shards(counted(), world / split.name, info, images_per_shard=config.images_per_shard)
 
 
-def _holds_world(folder: Path, description: dict[str, object]) -> bool:
+def holds_world(folder: Path, description: dict[str, object]) -> bool:
     """Whether `folder` holds the world described; False when it is not there or empty; else UserError."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False

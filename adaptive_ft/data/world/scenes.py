@@ -31,7 +31,7 @@ def draw_scene(domain: str, new_pair_share: float, rng: np.random.Generator) -> 
     wanted = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     placed: list[WorldObject] = []
     while len(placed) < wanted:
-        color, shape = _draw_pair(domain, new_pair_share, rng)
+        color, shape = draw_pair(domain, new_pair_share, rng)
         found = _place(shape, color, str(rng.choice(SIZES)), placed, rng)
         if found is not None:
             placed.append(found)
@@ -40,7 +40,7 @@ def draw_scene(domain: str, new_pair_share: float, rng: np.random.Generator) -> 
     return Scene(domain=domain, objects=tuple(placed))
 
 
-def _draw_pair(domain: str, new_pair_share: float, rng: np.random.Generator) -> tuple[str, str]:
+def draw_pair(domain: str, new_pair_share: float, rng: np.random.Generator) -> tuple[str, str]:
     """A (colour, shape) pair that the domain may show."""
     if domain == "source":
         return SOURCE_PAIRS[int(rng.integers(len(SOURCE_PAIRS)))]

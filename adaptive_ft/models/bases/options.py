@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
+from adaptive_ft.data.manifest import QUESTIONS
 from adaptive_ft.errors import UserError
 
 
@@ -16,8 +17,8 @@ class ModelConfig:
     """Folder or hub id of a checkpoint, whose sizes and dropout then take the place of all options below; or a file
     of the original project (model_LXRT.pth, *.model), whose sizes the options below must name."""
     type: str | None = None
-    """Family of random weights or of an original file: lxmert (default), vl_bert. A folder or hub id names its own;
-    vl_bert also starts from a BERT."""
+    """Family of random weights or of an original file: lxmert (default), vl_bert, vit. A folder or hub id names its
+    own; vl_bert also starts from a BERT."""
     answers: str | None = None
     """JSON list of the answers in the order of the checkpoint's answer head: its rows are taken over by text."""
     hidden_size: int = 768
@@ -34,6 +35,10 @@ class ModelConfig:
     """LXMERT: layers on both."""
     layers: int = 12
     """Layers of all other families."""
+    image_size: int = 224
+    """ViT: side of the pictures in pixels."""
+    patch_size: int = 16
+    """ViT: side of a patch in pixels."""
     visual_scale_init: float = 0.0
     """VL-BERT: first weight of the LayerNorms behind which tokens see the regions; 0 hides the picture until training
     opens it."""
@@ -62,12 +67,14 @@ class DataFacts:
     """What the data asks of a base model; 0 and None where the data has no regions or no words.
 
     visual_feat_dim: values of a region's feature. vocab_size: words of the tokenizer. mask_token_id: its [MASK].
+    content: what an example is, as the manifest says it.
     """
 
     answer_table: Sequence[str]
     visual_feat_dim: int = 0
     vocab_size: int = 0
     mask_token_id: int | None = None
+    content: str = QUESTIONS
 
     @property
     def num_answers(self) -> int:
@@ -85,6 +92,7 @@ class Family:
     random: of the sizes in the options. pretrained: from the folder or hub id `config.name`, of this family's type.
     original: from the file `config.name` of the original project, or None where there is none.
     started_from: from a folder or hub id of another type, by that type.
+    content: what the examples are that its models read, as a manifest says it.
     All raise UserError for what cannot be read or does not fit the data.
     """
 
@@ -92,3 +100,4 @@ class Family:
     pretrained: Maker
     original: Maker | None = None
     started_from: Mapping[str, Maker] = field(default_factory=dict)
+    content: str = QUESTIONS
