@@ -2,13 +2,16 @@
 
     data/world/     generated shards of two domains and their tokenizer (see data/world)
     data/base/      a small LXMERT that this trainer pretrained on the source domain (recipes/world_pretrain.yaml)
+    data/pictures/  generated pictures to classify, in the same two domains
+    data/vit/       a small ViT pretrained on those of the source domain (recipes/pictures_pretrain.yaml)
 
-The run itself, adapting that base to the target domain, is recipes/world.yaml. Other recipes do the same with other
+The run itself, adapting data/base to the target domain, is recipes/world.yaml. Other recipes do the same with other
 bases (`PRETRAINING`). Real data and real weights take their place by name.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,17 +20,24 @@ from tqdm import tqdm
 from adaptive_ft.build import build, choose_kernels
 from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
+from adaptive_ft.data.choice import open_shards
 from adaptive_ft.data.manifest import Manifest
 from adaptive_ft.data.world.config import WorldConfig
-from adaptive_ft.data.world.generate import generate_world
+from adaptive_ft.data.world.generate import Progress, generate_world
+from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.trainer import Trainer
 
 WORLD = Path("data/world")
+PICTURES = Path("data/pictures")
 BASE = Path("data/base")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # The bases this program makes itself, and the recipe of each.
-PRETRAINING = {str(BASE): "world_pretrain.yaml", "data/base_vlbert": "world_vlbert_pretrain.yaml"}
+PRETRAINING = {
+    str(BASE): "world_pretrain.yaml",
+    "data/base_vlbert": "world_vlbert_pretrain.yaml",
+    "data/vit": "pictures_pretrain.yaml",
+}
 NAMES_DATA = ("--config", "--data.train", "--data.val")
 
 
@@ -39,19 +49,35 @@ def with_embedded_recipe(arguments: Sequence[str]) -> list[str]:
 
 
 def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
-    """Make the world and the base where `config` points at them and they are not there yet (collective)."""
-    if not Path(config.data.train).is_relative_to(WORLD):
+    """Make generated data and the base where `config` points at them and they are not there yet (collective).
+
+    Raises:
+        UserError: options or shards that the run could not use after the minutes this takes.
+    """
+    name = config.model.name
+    # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
+    needs_base = name in PRETRAINING and not ranks.broadcast(Path(name).is_dir())
+    if generated_place(config) is None and not needs_base:
         return
-    # What follows takes minutes: a mistake in the options must not wait for it.
     ranks.together(lambda: check_options(config))
     ranks.together(lambda: choose_kernels(config, ranks.device.type))
-    # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
-    if not ranks.broadcast(WORLD.is_dir()):
-        ranks.on_main(make_world)
-    name = config.model.name
-    if name in PRETRAINING and not ranks.broadcast(Path(name).is_dir()):
+    _generate(config, ranks)
+    if needs_base:
+        ranks.together(lambda: [open_shards(shards, config.data) for shards in (config.data.train, config.data.val)])
         pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
+        _generate(pretraining, ranks)
         Trainer(build(pretraining, ranks)).fit()
+
+
+def generated_place(config: RunConfig) -> Path | None:
+    """The folder of generated data that `config` trains on, None for other data."""
+    return next((place for place in MAKERS if Path(config.data.train).is_relative_to(place)), None)
+
+
+def _generate(config: RunConfig, ranks: Ranks) -> None:
+    place = generated_place(config)
+    if place is not None and not ranks.broadcast(place.is_dir()):
+        ranks.on_main(MAKERS[place])
 
 
 def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
@@ -69,15 +95,31 @@ def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
 
 def make_world(folder: Path = WORLD, world: WorldConfig | None = None) -> dict[str, Manifest]:
     """Generate a world with a progress bar per split, or open an equal one that is there; manifests by split."""
+    with bar_per_split("world") as advance:
+        return generate_world(folder, world or WorldConfig(), progress=advance)
+
+
+def make_pictures(folder: Path = PICTURES, pictures: PicturesConfig | None = None) -> dict[str, Manifest]:
+    """Generate labelled pictures in the same way, or open equal ones that are there; manifests by split."""
+    with bar_per_split("pictures") as advance:
+        return generate_pictures(folder, pictures or PicturesConfig(), progress=advance)
+
+
+@contextmanager
+def bar_per_split(what: str) -> Iterator[Progress]:
+    """A function to tell the progress to, one bar for each split it names."""
     bars: dict[str, tqdm[NoReturn]] = {}
 
     def advance(split: str, done: int, total: int) -> None:
         if split not in bars:
-            bars[split] = tqdm(desc=f"world {split}", total=total, unit="image")
+            bars[split] = tqdm(desc=f"{what} {split}", total=total, unit="image")
         bars[split].update(done - bars[split].n)
 
     try:
-        return generate_world(folder, world or WorldConfig(), progress=advance)
+        yield advance
     finally:
         for bar in bars.values():
             bar.close()
+
+
+MAKERS: dict[Path, Callable[[], object]] = {WORLD: make_world, PICTURES: make_pictures}

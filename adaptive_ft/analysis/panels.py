@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from adaptive_ft.components import Component, ComponentMap
 
+ONLY_KIND = "layer"
+"""How single-stream models name their layers: layer.0, layer.1, ..."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -41,8 +44,9 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The kinds of layers in this panel: "language and region layers"."""
-        return " and ".join(dict.fromkeys(kind(layer) for layer in self.layers)) + " layers"
+        """The kinds of layers in this panel: "language and region layers", or "layers" where there is but one kind."""
+        kinds = dict.fromkeys(kind(layer) for layer in self.layers)
+        return "layers" if list(kinds) == [ONLY_KIND] else " and ".join(kinds) + " layers"
 
     @property
     def boundaries(self) -> list[int]:

@@ -56,9 +56,9 @@ class Command:
         if shards.manifest.answer_table_sha256 not in map(answer_table_hash, (restored.task.answer_table, ())):
             print(f"these shards name other answers; the model chooses among its own {len(restored.task.answer_table)}")
         if found.report is None:
-            print(f"{len(found.answers)} questions answered; they have no public answers to judge by")
+            print(f"{len(found.answers)} {restored.subject.noun} answered; they have no public answers to judge by")
         else:
-            print_scores(found.report)
+            print_scores(found.report, restored.subject.noun)
             constant = best_constant_answer(all_questions(shards), restored.task.answer_table)
             told = f"soft {_soft(constant.score)}, official {_official(constant.score)}"
             print(f"best constant answer '{constant.answer}': {told}")
@@ -106,9 +106,9 @@ class Command:
         return evaluation
 
 
-def print_scores(report: AccuracyReport) -> None:
-    """One line for all questions and one per kind of answer."""
-    print(f"{'':12} {'questions':>9} {'soft':>7} {'official':>9}")
+def print_scores(report: AccuracyReport, noun: str) -> None:
+    """One line for all questions (or other examples) and one per kind of answer."""
+    print(f"{'':12} {noun:>9} {'soft':>7} {'official':>9}")
     for name, score in {"all": report.overall, **report.by_answer_type}.items():
         print(f"{name:12} {score.num_questions:9} {_soft(score):>7} {_official(score):>9}")
 

@@ -32,6 +32,12 @@ def test_layers_with_the_same_components_share_a_panel() -> None:
     assert np.concatenate([panel.columns_LP.ravel() for panel in (first, second)]).tolist() == list(range(15))
 
 
+def test_layers_of_a_single_stream_are_just_layers() -> None:
+    parts = [*layer("layer.0", "attention", "ffn.in"), *layer("layer.1", "attention", "ffn.in")]
+    (only,) = panels(ComponentMap(tuple(parts), (True,) * len(parts)))
+    assert (only.title, only.layers, only.boundaries) == ("layers", ("layer.0", "layer.1"), [])
+
+
 def test_columns_are_named_once() -> None:
     cross = panels(COMPONENTS)[1]
     assert [(span.name, span.start, span.stop, span.bracketed) for span in cross.spans] == [
