@@ -68,7 +68,7 @@ def test_restore_gives_the_trained_model(finished_run: RunFolder) -> None:
     for name, value in restored.model.adaptive_state_dict().items():
         assert torch.equal(value, saved[restored.model.anatomy.id_of(name.removeprefix("base.")) or name]), name
     assert restored.config.adapt.strategy == "spottune_block"
-    assert len(restored.tokenizer) == restored.model.base.config.vocab_size
+    assert restored.subject.facts.vocab_size == restored.model.base.config.vocab_size
     assert restore(finished_run.path, "best").step == 3
 
 
