@@ -14,6 +14,9 @@ from adaptive_ft.low_rank import MakeLinear, linear_form
 from adaptive_ft.models import Anatomy, Leaf
 from adaptive_ft.strategies import BLOCK, FROZEN, Tying
 
+# With it transformers' `init_weights` passes a module over; a new module without it would get random weights there.
+INITIALISED = "_is_hf_initialized"
+
 
 class Gating(Protocol):
     """How a strategy's gates stand in a model; `with_deltas` are the paths of the modules that get a delta."""
@@ -141,7 +144,7 @@ def wrap(
         if any(index[column] != FROZEN for column in range(leaf.start, leaf.stop)):
             gated[leaf.path] = _gated(module, leaf, holder, make_linear)
     for path, module in gated.items():
-        model.set_submodule(path, module)
+        _replace(model, path, module)
 
 
 def unwrap(model: nn.Module, leaves: Sequence[Leaf], tuned_C: Tensor) -> None:
@@ -152,8 +155,14 @@ def unwrap(model: nn.Module, leaves: Sequence[Leaf], tuned_C: Tensor) -> None:
     for leaf in leaves:
         module = model.get_submodule(leaf.path)
         if isinstance(module, GatedLeaf):
-            model.set_submodule(leaf.path, module.to_plain(tuned_C[leaf.start : leaf.stop]))
+            _replace(model, leaf.path, module.to_plain(tuned_C[leaf.start : leaf.stop]))
         model.get_submodule(leaf.path).requires_grad_(True)
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module`, which has its weights, into the place `path` of `model`."""
+    setattr(module, INITIALISED, True)
+    model.set_submodule(path, module)
 
 
 def _gated(module: nn.Module, leaf: Leaf, holder: GateHolder, make_linear: MakeLinear) -> nn.Module:
