@@ -61,13 +61,17 @@ class AdaptiveConfig:
     def from_dict(cls, options: Mapping[str, Any]) -> "AdaptiveConfig":
         """The configuration from `to_dict`'s form; options that are not given have their defaults.
 
-        Raises UserError for an option there is not, with the nearest name, and for an impossible value.
+        Raises UserError for an option there is not, with the nearest name, and for an impossible value or one of
+        another kind.
         """
         _check_known(cls, options, "")
         policy = options.get("policy", {})
         _check_known(PolicyConfig, policy, "policy.")
-        layers = tuple(options.get("frozen_layers", ()))
-        return cls(**{**options, "frozen_layers": layers, "policy": PolicyConfig(**policy)})
+        try:
+            layers = tuple(options.get("frozen_layers", ()))
+            return cls(**{**options, "frozen_layers": layers, "policy": PolicyConfig(**policy)})
+        except TypeError as error:
+            raise UserError(f"the options of AdaptiveConfig have a value of the wrong kind: {error}.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `adaptive_config.json` with these options alone into `folder`.

@@ -78,6 +78,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"the saved adaptive model in '{folder}' is damaged: {error}") from error
+    if not isinstance(description, dict):
+        raise UserError(f"the saved adaptive model in '{folder}' is damaged: {CONFIG_FILE} holds no options.")
     found = description.get("format", 1)
     if found != FORMAT:
         raise UserError(

@@ -39,13 +39,13 @@ class Decider:
 
     @property
     def global_decisions(self) -> Tensor | None:
-        """One decision for all inputs, bool [D] on the CPU, or None before there is one."""
-        return self._global_D
+        """One decision for all inputs, bool [D] on the CPU, or None before there is one; a copy, as what is set."""
+        return None if self._global_D is None else self._global_D.clone()
 
     @global_decisions.setter
     def global_decisions(self, decisions_D: Tensor | None) -> None:
         if decisions_D is not None:
-            decisions_D = checked(decisions_D.detach(), (len(self.tying.decisions),)).cpu().bool()
+            decisions_D = checked(decisions_D.detach(), (len(self.tying.decisions),)).to("cpu", torch.bool, copy=True)
         self._global_D = decisions_D
 
     def default(self, *, training: bool) -> str | None:

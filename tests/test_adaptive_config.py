@@ -36,6 +36,17 @@ def test_a_folder_and_back(tmp_path: Path) -> None:
         AdaptiveConfig.from_pretrained(tmp_path)
 
 
+def test_every_option_goes_through_a_folder(tmp_path: Path) -> None:
+    """Also those that will be added: each has another value than its default here, or this fails."""
+    policy = PolicyConfig("mirror", 0.25, 5, 6, 3, 2, 2, 4, 7, False)
+    config = AdaptiveConfig("specific_k", (1,), policy, 2.5, "global", 0.5, 0.25, 4)
+    for options, defaults in ((config, AdaptiveConfig()), (policy, PolicyConfig())):
+        same = [name for name, value in vars(options).items() if value == getattr(defaults, name)]
+        assert same == []
+    config.save_pretrained(tmp_path)
+    assert AdaptiveConfig.from_pretrained(tmp_path) == config
+
+
 def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> None:
     config = AdaptiveConfig("spottune_block", policy=PolicyConfig(hidden_size=9))
     get_adaptive_model(ViTModel(ViTConfig(**VIT)), config).save_pretrained(tmp_path)
@@ -51,6 +62,8 @@ def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> Non
         ({"policy": {"knd": "light"}}, "no option 'policy.knd'. Did you mean 'kind'"),
         ({"policy": "light"}, "'policy' is a section"),
         ({"policy": {"kind": "lihgt"}}, "unknown policy kind 'lihgt'"),
+        ({"temperature": "warm"}, "a value of the wrong kind"),
+        ({"frozen_layers": 3}, "a value of the wrong kind"),
     ],
 )
 def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str) -> None:

@@ -39,6 +39,15 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path, name: str) -> Non
         read_files(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"), [("[]", "holds no options"), ('{"format": 1}', "format 1 .*reads format 2")]
+)
+def test_a_description_of_another_form_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "adaptive_config.json").write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_description(tmp_path)
+
+
 def test_the_hash_sees_names_values_shapes_and_dtypes_but_not_order() -> None:
     reference = hash_weights(WEIGHTS)
     assert hash_weights(dict(reversed(WEIGHTS.items()))) == reference
