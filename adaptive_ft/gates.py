@@ -109,7 +109,7 @@ class GateHolder:
         """The gates [B, stop - start] of one module's components and their plan.
 
         Raises ValueError, naming `module`, when no gates are set, when they are for another batch size than
-        `batch` and when they lack these columns.
+        `batch`, when they lack these columns, and when they have a gradient that the module could not give them.
         """
         if self._plan is None:
             raise ValueError(
@@ -126,7 +126,13 @@ class GateHolder:
                 f"{module} reads gate columns {start}:{stop} but {self._plan.num_components} are set: they must be as "
                 "many as the model has components, and the module must have claimed its own"
             )
-        return self._groups[start, stop]
+        gates, plan = self._groups[start, stop]
+        if gates.requires_grad and not torch.is_grad_enabled():
+            raise ValueError(
+                f"{module} runs without gradients though its gates need one, which re-entrant activation checkpointing "
+                "cannot give them: enable it with use_reentrant=False."
+            )
+        return gates, plan
 
     def split(self, column: int, batch: int, module: str) -> tuple[Tensor, Split]:
         """The gates [B, 1] of one column and its samples as numbers: for modules that compute some samples only.

@@ -97,6 +97,10 @@ class MirrorPolicy(nn.Module):
 
     Head: Linear(d, h), GELU, LayerNorm, Linear(h, 2D), d the width of the pooled output, D the number of
     decisions; h is 2d for two streams (LXMERT) and d for one, as in the original. Source: docs/method.md 3.
+
+    Unlike the original's: no dropout in front of VL-BERT's last Linear, small weights in the last Linear (`start_near`)
+    where the original's are xavier-uniform, and a mirror that reads a tanh pooler (BERT, ViT) gets a random one where
+    the base was built without it.
     """
 
     def __init__(self, config: PolicyConfig, backbone: nn.Module, num_decisions: int) -> None:

@@ -4,7 +4,7 @@ Shape suffixes: B batch, S positions (words, regions or patches), F features, E 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,10 +24,14 @@ class PooledWords(nn.Module):
         self.words = nn.Embedding(vocab_size, size)
         self.pooled_size = size
 
-    def forward(self, *, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
-        """[B, E] of word numbers [B, S]; the mask [B, S] is 1 where there is a word."""
+    def forward(self, *, attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
+        """[B, E] of word numbers [B, S], the input `input_ids`; the mask [B, S] is 1 where there is a word.
+
+        Raises ValueError when the words are missing, and for a mask of another shape.
+        """
+        (input_ids,) = _given(inputs, ("input_ids",), "words")
         words_BSE = self.words(input_ids)
-        return _mean(words_BSE, _mask(attention_mask, words_BSE))
+        return _mean(words_BSE, _mask("attention_mask", attention_mask, words_BSE))
 
 
 class PooledRegions(nn.Module):
@@ -42,14 +46,11 @@ class PooledRegions(nn.Module):
     def forward(self, *, visual_attention_mask: Tensor | None = None, **inputs: Any) -> Tensor:
         """[B, 2E] of inputs [B, S, F]; the mask [B, S] is 1 where there is a region.
 
-        Raises ValueError when the regions are missing.
+        Raises ValueError when the regions are missing, and for a mask of another shape.
         """
-        missing = [name for name in self.names if name not in inputs]
-        if missing:
-            raise ValueError(f"the policy looks at the regions of every sample; {' and '.join(missing)} is missing.")
-        parts = [inputs[name].to(inputs[self.names[0]].dtype) for name in self.names]
+        parts = [part.to(self.regions.weight.dtype) for part in _given(inputs, self.names, "regions")]
         regions_BSE = self.regions(torch.cat(parts, dim=-1))
-        mask_BS1 = _mask(visual_attention_mask, regions_BSE)
+        mask_BS1 = _mask("visual_attention_mask", visual_attention_mask, regions_BSE)
         return torch.cat([_mean(regions_BSE, mask_BS1), _maximum(regions_BSE, mask_BS1)], dim=-1)
 
 
@@ -61,8 +62,12 @@ class PooledPatches(nn.Module):
         self.patches = nn.Conv2d(num_channels, size, kernel_size=patch_size, stride=patch_size)
         self.pooled_size = 2 * size
 
-    def forward(self, *, pixel_values: Tensor, **_: Any) -> Tensor:
-        """[B, 2E] of pictures [B, channels, height, width], of any size that holds one patch."""
+    def forward(self, **inputs: Any) -> Tensor:
+        """[B, 2E] of `pixel_values` [B, channels, height, width], of any size that holds one patch.
+
+        Raises ValueError when they are missing.
+        """
+        (pixel_values,) = _given(inputs, ("pixel_values",), "picture")
         patches_BES = self.patches(pixel_values.to(self.patches.weight.dtype)).flatten(2)
         return torch.cat([patches_BES.mean(dim=2), patches_BES.amax(dim=2)], dim=-1)
 
@@ -100,10 +105,24 @@ def pooled_inputs(backbone: nn.Module, size: int) -> nn.ModuleList:
     return found
 
 
-def _mask(mask_BS: Tensor | None, values_BSE: Tensor) -> Tensor:
+def _given(inputs: Mapping[str, Tensor | None], names: Iterable[str], what: str) -> list[Tensor]:
+    """The inputs called `names`, which together are `what` a sample shows; none may be missing or None."""
+    found = {name: inputs.get(name) for name in names}
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise ValueError(f"the light policy looks at the {what} of every sample; {' and '.join(missing)} is missing.")
+    return [value for value in found.values() if value is not None]
+
+
+def _mask(name: str, mask_BS: Tensor | None, values_BSE: Tensor) -> Tensor:
     """The mask as [B, S, 1] of booleans; without a mask everything counts."""
     if mask_BS is None:
         return torch.ones_like(values_BSE[..., :1], dtype=torch.bool)
+    if mask_BS.shape != values_BSE.shape[:2]:
+        raise ValueError(
+            f"the light policy reads {name} as {list(values_BSE.shape[:2])}, 1 where there is a word or region; it has "
+            f"shape {list(mask_BS.shape)}."
+        )
     return mask_BS.bool().unsqueeze(-1)
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertModel
 
+from adaptive_ft.policy import PolicyConfig, build_policy
 from adaptive_ft.pooled_inputs import PooledPatches, PooledRegions, PooledWords, input_names, pooled_inputs
 from tests.models.tiny_families import TINY
 
@@ -51,6 +52,33 @@ def test_regions_are_mean_and_maximum_of_those_that_count() -> None:
     regions = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [9.0, 9.0]]])
     found = pooled(visual_embeds=regions, visual_attention_mask=torch.tensor([[1, 1, 0]]))
     assert found.tolist() == [[2.0, -3.0, 3.0, -2.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("bert", {"input_ids": None, "inputs_embeds": torch.zeros(3, 5, 8)}, "words of every sample; input_ids is mis"),
+        ("visual_bert", {"visual_embeds": None}, "regions of every sample; visual_embeds is missing"),
+        ("vl_bert", {"visual_feats": None, "visual_pos": None}, "visual_feats and visual_pos is missing"),
+        ("vit", {"pixel_values": None}, "picture of every sample; pixel_values is missing"),
+        ("bert", {"attention_mask": torch.ones(3, 1, 5, 5)}, r"attention_mask as \[3, 5\], .* shape \[3, 1, 5, 5\]"),
+        ("visual_bert", {"visual_attention_mask": torch.ones(3, 1, 1, 3)}, r"visual_attention_mask as \[3, 3\]"),
+    ],
+)
+def test_what_cannot_be_pooled_is_named(name: str, changes: dict[str, Tensor | None], told: str) -> None:
+    policy: Any = build_policy(PolicyConfig(), TINY[name].build(), 2)
+    with pytest.raises(ValueError, match=told):
+        policy(**{**TINY[name].inputs(3), **changes})
+
+
+@pytest.mark.parametrize("name", ["vl_bert", "visual_bert"])
+def test_float32_features_go_into_bf16_weights(name: str) -> None:
+    """As the data gives them; VL-BERT's boxes stay float32 in every run."""
+    inputs = TINY[name].inputs(3)
+    policy: Any = build_policy(PolicyConfig(), TINY[name].build().bfloat16(), 2)
+    logits = policy(**inputs)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), policy.float()(**inputs), rtol=0.05, atol=0.02)
 
 
 def test_patches_are_read_each_by_itself() -> None:

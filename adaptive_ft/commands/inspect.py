@@ -21,8 +21,8 @@ Kind = Literal["light", "mirror", "learned", "fixed"]
 # The networks that look at the input; the others have two numbers per decision, or none that trains.
 KINDS: tuple[Kind, ...] = ("light", "mirror")
 DECIDED = ("spottune", "spottune_res", "spottune_block", "blockdrop")
-# What the original calls its partly frozen run.
-MOST_TUNED = 4
+# The K of last_K in the table, as in the original's.
+LAST_LAYERS = 4
 WORDS = ("strategy", "policy")
 COUNTS = ("decisions", "dead")
 MILLIONS = ("trainable", "delta", "other", "head", "policy net", "frozen", "held")
@@ -51,13 +51,15 @@ class Command:
     def run(self) -> None:
         """Print; raises UserError for a model, strategy or layer that does not exist."""
         quiet_libraries()
-        model = outline(self.model)
+        found = outline(self.model)
+        model = found.model
         anatomy = describe(model)
         names = (self.strategy,) if self.strategy else self._strategies(len(anatomy.components.layers))
         rows = list(self._adapted(names))
         backbone = type(anatomy.backbone(model)).__name__
         lines = [
             f"{self.model}: {type(model).__name__}, backbone {backbone}, {len(anatomy.components)} components",
+            *((f"  only the backbone is shown and counted, not the rest of {found.part_of}",) if found.part_of else ()),
             *component_lines(anatomy.components),
             *ungated_lines(anatomy),
             *(decision_lines(rows[0].model) if self.strategy else ()),
@@ -70,7 +72,7 @@ class Command:
     def _strategies(self, num_layers: int) -> tuple[str, ...]:
         """Every strategy that needs no more than the model, in the order of the original's table."""
         chosen = ("specific_k",) if self.frozen_layers else ()
-        return (*DECIDED, "standard", "pretrained_frozen", f"last_{min(MOST_TUNED, num_layers)}", *chosen)
+        return (*DECIDED, "standard", "pretrained_frozen", f"last_{min(LAST_LAYERS, num_layers)}", *chosen)
 
     def _adapted(self, strategies: Iterable[str]) -> Iterator["Adapted"]:
         """The model adapted in every way, each built anew; one row for a strategy without a policy."""
@@ -80,7 +82,7 @@ class Command:
             rank = self.delta_rank if self.strategy or strategy != "blockdrop" else None
             for kind in (self.policy,) if self.policy else KINDS:
                 config = AdaptiveConfig(strategy, layers, PolicyConfig(kind), delta_rank=rank)
-                model = get_adaptive_model(outline(self.model), config)
+                model = get_adaptive_model(outline(self.model).model, config)
                 yield Adapted(model, kind if model.decisions else "none")
                 if not model.decisions:
                     break

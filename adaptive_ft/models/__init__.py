@@ -6,13 +6,16 @@ from typing import Any
 from torch import nn
 from transformers import (
     BertModel,
+    CamembertModel,
     CLIPVisionModel,
     DeiTModel,
     Dinov2Model,
+    Dinov2WithRegistersModel,
     LxmertModel,
     RobertaModel,
     VisualBertModel,
     ViTModel,
+    XLMRobertaModel,
 )
 
 from adaptive_ft.errors import UserError
@@ -27,10 +30,13 @@ FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     vlbert.VLBertModel: single_stream.describe,
     BertModel: single_stream.describe,
     RobertaModel: single_stream.describe,
+    XLMRobertaModel: single_stream.describe,
+    CamembertModel: single_stream.describe,
     VisualBertModel: single_stream.describe,
     ViTModel: single_stream.describe,
     DeiTModel: single_stream.describe,
     Dinov2Model: single_stream.describe,
+    Dinov2WithRegistersModel: single_stream.describe,
     CLIPVisionModel: single_stream.describe,
 }
 

@@ -1,43 +1,64 @@
 """A model without weights, from its configuration alone: enough to name its components and to count its parameters."""
 
-import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models import FAMILIES
+from adaptive_ft.models import FAMILIES, describe, vlbert
 from adaptive_ft.models.bases.reading import read_pretrained
 
 BACKBONES: tuple[Any, ...] = tuple(FAMILIES)  # every one has the config_class of transformers' models
 
 
-def outline(name: str) -> nn.Module:
+@dataclass(frozen=True)
+class Outline:
+    """`model` on the meta device; `part_of` names the whole, where the model is no more than its backbone."""
+
+    model: nn.Module
+    part_of: str | None
+
+
+def outline(name: str) -> Outline:
     """The model of the folder or hub id `name` on the meta device; only its config.json is read.
 
-    It is of the class that the configuration names, if that holds a known backbone, and the bare backbone otherwise.
+    It is of the class that the configuration names, if that can be adapted, and the bare backbone otherwise.
     Raises UserError when the configuration cannot be read or belongs to no known family.
     """
     config = read_pretrained(AutoConfig.from_pretrained, name)
-    # A model of pictures and texts (CLIP) keeps the configuration of its picture side inside its own.
-    for candidate in (config, getattr(config, "vision_config", None)):
-        backbone = _backbone(candidate)
-        if backbone is not None:
-            with torch.device("meta"):
-                return _named(candidate, backbone)(candidate)
+    named = (config.architectures or [None])[0]
+    with torch.device("meta"):
+        whole = _whole(config, named or "")
+        if whole is not None:
+            return Outline(whole, None)
+        # A model of pictures and texts (CLIP) keeps the configuration of its picture side inside its own.
+        for candidate in (config, getattr(config, "vision_config", None)):
+            backbone = _backbone(candidate)
+            if backbone is not None:
+                part = backbone(candidate)
+                return Outline(part, named or (config.model_type if candidate is not config else None))
     known = ", ".join(backbone.config_class.model_type for backbone in BACKBONES)
     raise UserError(f"model '{name}' is of type '{config.model_type}'; these can be adapted: {known}.")
+
+
+def _whole(config: Any, named: str) -> nn.Module | None:
+    """The model of the class that the configuration names, or None for one that is unknown or cannot be adapted."""
+    for home in (transformers, vlbert):
+        found: Any = getattr(home, named, None)
+        if getattr(found, "config_class", None) is type(config):
+            model: nn.Module = found(config)
+            try:
+                describe(model)
+            except UserError:
+                return None
+            return model
+    return None
 
 
 def _backbone(config: Any) -> Any:
     """The registered backbone class that is built from such a configuration, or None."""
     return next((backbone for backbone in BACKBONES if backbone.config_class is type(config)), None)
-
-
-def _named(config: Any, backbone: Any) -> Any:
-    """The class that the configuration names, where it stands beside the backbone; else the backbone."""
-    family = sys.modules[backbone.__module__]
-    found = getattr(family, (config.architectures or [""])[0], backbone)
-    return found if getattr(found, "config_class", None) is type(config) else backbone

@@ -9,6 +9,7 @@ from transformers import BertConfig, CLIPConfig, Dinov2Config, GPT2Config, Lxmer
 
 from adaptive_ft.commands.inspect import Command, folded, ranges
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.vlbert import VLBertConfig
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def test_lxmert_has_the_originals_numbers(inspect: Any) -> None:
     assert (found["standard", "none"]["trainable"], found["standard", "none"]["frozen"]) == (213.9, 0)
     frozen = found["pretrained_frozen", "none"]
     assert (frozen["trainable"], frozen["frozen"]) == (32.0, 181.9)
-    assert [found[name, "mirror"]["net"] for name in ("spottune", "spottune_block")] == [66.3, 65.1]
+    nets = [found[name, "mirror"]["net"] for name in ("spottune", "spottune_block", "blockdrop")]
+    assert nets == [66.3, 65.1, 65.1]
+    assert (found["blockdrop", "light"]["frozen"], found["blockdrop", "light"]["decisions"]) == (0, 19)
     assert [found[name, "light"]["decisions"] for name in ("spottune", "spottune_res", "spottune_block")] == [
         425,
         38,
@@ -52,9 +55,28 @@ def test_lxmert_has_the_originals_numbers(inspect: Any) -> None:
     assert found["spottune", "light"]["dead"] == 15
 
 
+def test_vl_bert_has_the_originals_numbers(inspect: Any) -> None:
+    """Its table: trainable and frozen millions of every strategy, and the policies of 34.2 and 33.9 M."""
+    lines = inspect(VLBertConfig.base(), "VLBertForQuestionAnswering", frozen_layers=(2, 3, 9, 10), policy="mirror")
+    assert lines[0].endswith("VLBertForQuestionAnswering, backbone VLBertModel, 180 components")
+    found = rows(lines)
+    published = {
+        ("standard", "none"): (115.0, 0),
+        ("pretrained_frozen", "none"): (30.0, 85.1),
+        ("last_4", "none"): (58.3, 56.7),
+        ("specific_k", "none"): (86.7, 28.4),
+        ("spottune", "mirror"): (149.2, 85.1),
+        ("spottune_block", "mirror"): (148.9, 85.1),
+        ("blockdrop", "mirror"): (148.9, 0),
+    }
+    assert {key: (found[key]["trainable"], found[key]["frozen"]) for key in published} == published
+    assert [found[name, "mirror"]["net"] for name in ("spottune", "spottune_block", "blockdrop")] == [34.2, 33.9, 33.9]
+    assert [found[name, "mirror"]["decisions"] for name in ("spottune", "spottune_res", "blockdrop")] == [180, 24, 12]
+
+
 def test_bert_has_the_originals_encoder(inspect: Any) -> None:
-    """85.1 M in 12 layers, of which last_4 leaves 56.7 M frozen and the original's four frozen layers 28.4 M."""
-    lines = inspect(BertConfig(), frozen_layers=(3, 4, 10, 11), policy="light")
+    """85.1 M in 12 layers, of which last_4 leaves 56.7 M frozen, and the original's four frozen layers 28.4 M."""
+    lines = inspect(BertConfig(), frozen_layers=(2, 3, 9, 10), policy="light")
     assert "  layer.0 to layer.11: 15 each: attention.head.0-11, attention.output, ffn.in, ffn.out" in lines
     found = rows(lines)
     assert {name: row["frozen"] for (name, _), row in found.items()} == {
@@ -99,8 +121,14 @@ def test_deltas_of_low_rank_are_counted_and_stand_on_the_pretrained_weights(insp
     assert found["last_4", "none"]["delta"] == 0.5
 
 
-def test_clip_is_its_picture_side(inspect: Any) -> None:
-    assert inspect(CLIPConfig(), "CLIPModel", strategy="standard")[0].endswith("CLIPVisionModel, 180 components")
+def test_clip_is_whole_where_its_class_is_named(inspect: Any) -> None:
+    """The text side, 63.2 M, and both projections train beside the adapted picture side."""
+    lines = inspect(CLIPConfig(), "CLIPModel", strategy="pretrained_frozen")
+    assert lines[0].endswith("CLIPModel, backbone CLIPVisionModel, 180 components")
+    assert rows(lines)["pretrained_frozen", "none"]["head"] == 63.8
+    lines = inspect(CLIPConfig(), "SomebodysClip", strategy="pretrained_frozen")
+    assert lines[1] == "  only the backbone is shown and counted, not the rest of SomebodysClip"
+    assert rows(lines)["pretrained_frozen", "none"]["head"] == 0
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, CLIPConfig, CLIPVisionConfig, ViTConfig
+from transformers import BertConfig, CLIPConfig, CLIPVisionConfig, Dinov2Config, ViTConfig
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models import describe
 from adaptive_ft.models.outline import outline
+from adaptive_ft.models.vlbert import VLBertConfig
 
 FEW = {"num_hidden_layers": 1}
+CLIP = CLIPConfig(vision_config=CLIPVisionConfig(**FEW).to_dict())
 
 
 @pytest.mark.parametrize(
@@ -21,16 +24,27 @@ FEW = {"num_hidden_layers": 1}
         (ViTConfig(**FEW), ["ViTForImageClassification"], "ViTForImageClassification"),
         # Not a class that is built from the configuration, though its name stands in the module.
         (ViTConfig(**FEW), ["ViTLayer"], "ViTModel"),
-        (CLIPConfig(vision_config=CLIPVisionConfig(**FEW).to_dict()), ["CLIPModel"], "CLIPVisionModel"),
+        # Classes of the family that hold no backbone.
+        (BertConfig(**FEW), ["BertPreTrainedModel"], "BertModel"),
+        (Dinov2Config(**FEW), ["Dinov2Backbone"], "Dinov2Model"),
+        (Dinov2Config(**FEW), ["Dinov2ForImageClassification"], "Dinov2ForImageClassification"),
+        (VLBertConfig(**FEW), ["VLBertForQuestionAnswering"], "VLBertForQuestionAnswering"),
+        (CLIP, ["CLIPModel"], "CLIPModel"),
+        (CLIP, ["CLIPForImageClassification"], "CLIPForImageClassification"),
+        (CLIP, ["SomebodysClip"], "CLIPVisionModel"),
+        (CLIP, None, "CLIPVisionModel"),
     ],
 )
 def test_the_class_the_configuration_names(config: Any, architectures: Any, expected: str, tmp_path: Path) -> None:
+    """Otherwise the bare backbone, and the name of what it is a part of."""
     config.architectures = architectures
     config.save_pretrained(tmp_path)
-    model = outline(str(tmp_path))
-    assert type(model).__name__ == expected
-    assert all(parameter.is_meta for parameter in model.parameters())
-    assert getattr(model.config, "num_hidden_layers", None) == 1
+    found = outline(str(tmp_path))
+    assert type(found.model).__name__ == expected
+    assert all(parameter.is_meta for parameter in found.model.parameters())
+    assert {block.path.rpartition(".")[2] for block in describe(found.model).blocks} == {"0"}
+    named = architectures[0] if architectures else None
+    assert found.part_of == (None if named == expected else named or ("clip" if config is CLIP else None))
 
 
 def test_another_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -153,6 +153,42 @@ def test_gradients_only_where_they_belong(family: Family) -> None:
     assert not frozen & with_gradient
 
 
+@pytest.mark.parametrize("name", ["vl_bert", "vit"])
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
+    """Through transformers' own switch; the gates that the policy sampled hold until the backward is over."""
+    base, inputs = TINY[name].build(), TINY[name].inputs(4)
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        model = adapt(base, learned=True).train()
+        runs: list[int] = []
+        if recompute:
+            model.base.gradient_checkpointing_enable({"use_reentrant": False})
+        # A Linear of the first layer, which runs once more when its layer is recomputed.
+        inner = next(
+            module
+            for module in model.base.get_submodule(model.anatomy.blocks[0].path).modules()
+            if not list(module.children())
+        )
+        inner.register_forward_hook(lambda *_, runs=runs: runs.append(1))
+        torch.manual_seed(2)
+        model(**inputs).pooler_output[:, 0].sum().backward()
+        assert len(runs) == 1 + recompute
+        gradients.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys()
+    assert any("policy" in key for key in plain)
+    for key, value in plain.items():
+        torch.testing.assert_close(recomputed[key], value, rtol=1e-5, atol=1e-7, msg=key)
+
+
+def test_reentrant_recomputation_is_refused_in_one_sentence() -> None:
+    model = adapt(TINY["vl_bert"].build(), learned=True).train()
+    model.base.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match=r"re-entrant activation checkpointing .* use_reentrant=False"):
+        model(**TINY["vl_bert"].inputs(4)).pooler_output[:, 0].sum().backward()
+
+
 @EVERY_FAMILY
 def test_unloading_gives_the_plain_model_back(family: Family) -> None:
     base, inputs = family.build(), family.inputs(2)

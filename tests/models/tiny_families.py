@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     BertModel,
+    CamembertModel,
     CLIPVisionModel,
     DeiTModel,
     Dinov2Model,
+    Dinov2WithRegistersModel,
     LxmertModel,
     RobertaModel,
     VisualBertModel,
     ViTModel,
+    XLMRobertaModel,
 )
 
 from adaptive_ft.models.vlbert import VLBertModel
@@ -75,12 +78,17 @@ def picture(batch: int) -> dict[str, Tensor]:
 TINY = {
     "bert": Family(BertModel, {**FFN, **TEXT, **NO_DROPOUT}, words),
     "roberta": Family(RobertaModel, {**FFN, **TEXT, **NO_DROPOUT, "max_position_embeddings": 20}, words),
+    "xlm_roberta": Family(XLMRobertaModel, {**FFN, **TEXT, **NO_DROPOUT, "max_position_embeddings": 20}, words),
+    "camembert": Family(CamembertModel, {**FFN, **TEXT, **NO_DROPOUT, "max_position_embeddings": 20}, words),
     "visual_bert": Family(VisualBertModel, {**FFN, **TEXT, **NO_DROPOUT, "visual_embedding_dim": 6}, words_and_regions),
     "vl_bert": Family(VLBertModel, {**FFN, **TEXT, **NO_DROPOUT, **VL_BERT}, words_and_boxes),
     "vit": Family(ViTModel, {**FFN, **PICTURE}, picture),
     "deit": Family(DeiTModel, {**FFN, **PICTURE}, picture),
     "dinov2": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 2}, picture),
     "dinov2_swiglu": Family(Dinov2Model, {**PICTURE, "mlp_ratio": 3, "use_swiglu_ffn": True}, picture),
+    "dinov2_registers": Family(
+        Dinov2WithRegistersModel, {**PICTURE, "mlp_ratio": 2, "num_register_tokens": 2}, picture
+    ),
     "clip_vision": Family(CLIPVisionModel, {**FFN, **PICTURE}, picture),
 }
 

@@ -1,6 +1,8 @@
-"""VL-BERT's components: the original's decision vector, published counts, and the adapted model's behaviour."""
+"""VL-BERT with its answer head, adapted: published numbers of decisions and parameters, gradients, files.
 
-import copy
+What it shares with every encoder of one stack is tested in test_single_stream.py.
+"""
+
 from pathlib import Path
 
 import pytest
@@ -28,14 +30,6 @@ def shake_deltas(model: AdaptiveModel) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.2)
 
 
-def test_the_originals_decision_vector_at_base_size() -> None:
-    components = describe(base_size()).components
-    assert len(components) == 180
-    assert all(components.live)
-    places = [*(f"attention.head.{head}" for head in range(12)), "attention.output", "ffn.in", "ffn.out"]
-    assert list(components.names) == [f"layer.{layer}.{place}" for layer in range(12) for place in places]
-
-
 @pytest.mark.parametrize(("strategy", "count"), [("spottune", 180), ("spottune_res", 24), ("spottune_block", 12)])
 def test_numbers_of_decisions_at_base_size(strategy: str, count: int) -> None:
     assert len(tie(strategy, describe(base_size()).components).decisions) == count
@@ -44,16 +38,6 @@ def test_numbers_of_decisions_at_base_size(strategy: str, count: int) -> None:
 def test_large_size_has_a_decision_per_head() -> None:
     with torch.device("meta"):
         assert len(describe(VLBertModel(VLBertConfig.large())).components) == 24 * 19
-
-
-@pytest.mark.parametrize("model_class", [VLBertModel, VLBertForQuestionAnswering])
-def test_every_weight_of_the_layers_belongs_to_a_leaf(model_class: type[nn.Module]) -> None:
-    model = base_size(model_class)
-    anatomy = describe(model)
-    in_layers = [name for name, _ in model.named_parameters() if "encoder.layer." in name]
-    assert sorted(anatomy.frozen_weights(model)) == sorted(in_layers)
-    for leaf in anatomy.leaves:
-        assert leaf.stop - leaf.start == (12 if leaf.path.endswith(("query", "key", "value")) else 1)
 
 
 @pytest.mark.parametrize(
@@ -72,32 +56,6 @@ def test_trainable_parameters_are_the_published_ones(
     counts = get_adaptive_model(base_size(VLBertForQuestionAnswering), config).count_parameters()
     assert round(counts["trainable"] / 1e6, 1) == millions
     assert counts["frozen"] == 85_054_464
-
-
-@pytest.mark.parametrize("strategy", ["standard", "spottune"])
-def test_all_frozen_is_the_plain_model_bit_for_bit(
-    model: VLBertForQuestionAnswering, batch: dict[str, Tensor], strategy: str
-) -> None:
-    expected = answers(model, batch)
-    adapted = get_adaptive_model(copy.deepcopy(model), AdaptiveConfig(strategy=strategy)).eval()
-    assert answers(adapted, batch, policy="tuned").equal(expected)
-    shake_deltas(adapted)
-    assert answers(adapted, batch, policy="frozen").equal(expected)
-    assert not answers(adapted, batch, policy="tuned").allclose(expected)
-
-
-def test_every_decision_changes_the_answer_of_its_sample(
-    model: VLBertForQuestionAnswering, batch: dict[str, Tensor]
-) -> None:
-    adapted = get_adaptive_model(model, AdaptiveConfig(strategy="spottune")).eval()
-    shake_deltas(adapted)
-    frozen = answers(adapted, batch, policy="frozen")
-    for decision in range(len(adapted.decisions)):
-        policy = torch.zeros(3, len(adapted.decisions))
-        policy[1, decision] = 1
-        found = answers(adapted, batch, policy=policy)
-        assert not found[1].allclose(frozen[1], atol=1e-5), adapted.decisions[decision]
-        torch.testing.assert_close(found[[0, 2]], frozen[[0, 2]], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_what_trains_and_nothing_else(
