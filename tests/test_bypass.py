@@ -199,7 +199,9 @@ def test_every_weight_of_the_layers_trains() -> None:
 
 def test_what_needs_a_frozen_half_is_refused() -> None:
     model, inputs = adapt(TINY["bert"].build()), TINY["bert"].inputs(2)
-    with pytest.raises(ValueError, match="policy 'frozen' is unknown to this strategy; give 'tuned', a tensor"):
+    with pytest.raises(
+        ValueError, match="policy 'frozen' is unknown to this strategy; give 'tuned', 'global', a tensor"
+    ):
         model(**inputs, policy="frozen")
     with (
         pytest.raises(UserError, match="'BlockDrop' cannot be disabled: it trains the one copy"),

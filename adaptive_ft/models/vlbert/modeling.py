@@ -52,6 +52,7 @@ class VLBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "vlbert"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flex_attn = True
     _no_split_modules = ("VLBertEmbeddings", "BertLayer")
     _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}  # noqa: RUF012
 

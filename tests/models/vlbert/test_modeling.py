@@ -170,6 +170,16 @@ def test_padding_never_changes_the_answer(
     torch.testing.assert_close(model(**dirty).question_answering_score, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_flex_attention_gives_the_same_answer(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
+    """Without gradients, which it has on a GPU only, and as written: compiling it takes longer than all tests here."""
+    model.requires_grad_(False)
+    expected = model(**batch).question_answering_score
+    model.set_attn_implementation("flex_attention")
+    with torch.compiler.set_stance("force_eager"):
+        found = model(**batch).question_answering_score
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_regions_are_a_set_but_for_the_first(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
     """All regions have one position; the first is shown by every word."""
     expected = model(**batch).question_answering_score
