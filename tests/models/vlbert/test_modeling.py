@@ -170,6 +170,7 @@ def test_padding_never_changes_the_answer(
     torch.testing.assert_close(model(**dirty).question_answering_score, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without")
 def test_flex_attention_gives_the_same_answer(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
     """Without gradients, which it has on a GPU only, and as written: compiling it takes longer than all tests here."""
     model.requires_grad_(False)
