@@ -5,6 +5,7 @@ is the shift in looks that fine-tuning has to bridge.
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +66,42 @@ LOOKS = {
 """Source: light, blotchy ground, pure shades. Target: dark, striped, noisier ground, other, paler shades."""
 
 
+def look_between(one: Look, other: Look, share: float) -> Look:
+    """The look that lies `share` of the way from `one`, 0, to `other`, 1."""
+
+    def mixed(start: Sequence[float], end: Sequence[float]) -> list[float]:
+        return [(1 - share) * a + share * b for a, b in zip(start, end, strict=True)]
+
+    def whole(start: Sequence[float], end: Sequence[float]) -> list[int]:
+        return [round(value) for value in mixed(start, end)]
+
+    rows, columns = whole(one.texture_cells, other.texture_cells)
+    texture_spread, shade_spread, noise = mixed(
+        (one.texture_spread, one.shade_spread, one.noise), (other.texture_spread, other.shade_spread, other.noise)
+    )
+    return Look(
+        palette={color: _rgb(whole(shade, other.palette[color])) for color, shade in one.palette.items()},
+        ground=_rgb(whole(one.ground, other.ground)),
+        texture_cells=(rows, columns),
+        texture_spread=texture_spread,
+        shade_spread=shade_spread,
+        noise=noise,
+    )
+
+
 def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """Paint the scene as an RGB picture of IMAGE_SIZE x IMAGE_SIZE pixels; `rng` gives noise and shades."""
-    look = LOOKS[scene.domain]
-    canvas = _ground(look, rng).resize((IMAGE_SIZE * FINE, IMAGE_SIZE * FINE), Image.Resampling.BILINEAR)
+    return paint_things(scene.objects, LOOKS[scene.domain], IMAGE_SIZE, rng)
+
+
+def paint_things(things: Sequence[WorldObject], look: Look, side: int, rng: np.random.Generator) -> Image.Image:
+    """Paint things with a look on a ground of `side` x `side` pixels."""
+    canvas = _ground(look, rng).resize((side * FINE, side * FINE), Image.Resampling.BILINEAR)
     pen = ImageDraw.Draw(canvas)
-    for thing in scene.objects:
+    for thing in things:
         shade = np.clip(np.array(look.palette[thing.color]) + rng.normal(0, look.shade_spread, 3), 0, 255)
         points = [(FINE * x, FINE * y) for x, y in outline(thing)]
-        pen.polygon(points, fill=(int(shade[0]), int(shade[1]), int(shade[2])))
+        pen.polygon(points, fill=_rgb(shade))
     clean = np.asarray(canvas.reduce(FINE), dtype=np.float32)
     noisy = clean + look.noise * rng.standard_normal(clean.shape, dtype=np.float32)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
@@ -91,6 +119,10 @@ def encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
+
+
+def _rgb(shade: "Sequence[float] | np.ndarray") -> Rgb:
+    return int(shade[0]), int(shade[1]), int(shade[2])
 
 
 def _ground(look: Look, rng: np.random.Generator) -> Image.Image:
