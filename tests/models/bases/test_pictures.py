@@ -70,7 +70,7 @@ def test_a_pretrained_model_gets_a_head_for_the_classes(
     checkpoint.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         model = build_base(ModelConfig(name=str(tmp_path)), FACTS)
-    assert "Newly initialised weights of the answer head" in caplog.text
+    assert "classifier.bias, classifier.weight" in caplog.text
     assert answers(model) == (2, 3)
     assert image_size_of(model.config) == 12
     assert len(describe(model).components) == 2 * (2 + 3)
