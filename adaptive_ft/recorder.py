@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from adaptive_ft.analysis.pictures import save_figure, save_history_csv, save_usage_csv, training_curves, usage_heatmap
 from adaptive_ft.analysis.table import SUMMARY, read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
@@ -121,9 +123,12 @@ class Recorder:
             tracker.close()
 
     def _global_on(self) -> int | None:
-        """How many decisions most training samples of the epoch have taken; None without any decisions."""
-        decided_D = self.run.parts.model.global_decisions
-        return int(decided_D.sum()) if decided_D is not None and len(decided_D) else None
+        """How many live decisions most training samples of the epoch have taken; None without any decisions."""
+        model = self.run.parts.model
+        decided_D = model.global_decisions
+        if decided_D is None or not model.decisions:
+            return None
+        return int(decided_D[torch.tensor(model.tying.live)].sum())
 
     def _heatmap(self, epoch: int, step: int, split: str, meter: UsageMeter) -> None:
         shares = meter.component_shares()

@@ -81,7 +81,8 @@ class Command:
                 f"--policy {self.policy} has no meaning for strategy '{restored.config.adapt.strategy}', which keeps no"
                 f" pretrained half: choose {' or '.join(words)}."
             )
-        if "global" in (self.policy, restored.model.decider.default(training=False)):
+        decides = restored.model.decider.default(training=False) if self.policy == "network" else self.policy
+        if decides == "global":
             restored.model.decider.for_all_inputs("global")  # a checkpoint within the first epoch has none
         folder = self.shards or Path(restored.config.data.val)
         if self.shards is None and not folder.is_dir():
