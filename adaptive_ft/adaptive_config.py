@@ -85,12 +85,14 @@ class AdaptiveConfig:
         write_description(folder, {"adaptive": self.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "AdaptiveConfig":
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> "AdaptiveConfig":
         """The options saved in a folder or a hub repository, alone or with an adapted model.
 
         Raises UserError when there are none, or when they are damaged or not known to this version.
         """
-        folder = local_folder(source, [CONFIG_FILE], revision=revision)
+        folder = local_folder(source, [CONFIG_FILE], revision=revision, token=token)
         return cls.from_dict(read_description(folder)["adaptive"])
 
 

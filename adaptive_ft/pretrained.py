@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,12 @@ from adaptive_ft.adaptive_files import (
     WEIGHTS_FILE,
     hash_weights,
     load_exactly,
-    read_description,
     read_files,
     write_files,
 )
 from adaptive_ft.decider import Decider
 from adaptive_ft.errors import UserError
-from adaptive_ft.hub import CARD, local_folder, model_card, push
+from adaptive_ft.hub import local_folder, push
 from adaptive_ft.models import Anatomy, describe
 from adaptive_ft.models.recorded import load_recorded, record_of
 from adaptive_ft.strategies import tie
@@ -80,13 +79,26 @@ class Saves(nn.Module):
     ) -> str:
         """Save the model with a model card into the hub's repository `repo_id`; the address of the commit.
 
+        Nothing local is published: a base model that the hub does not know goes without its name.
+
         Raises UserError when the hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            card = model_card(read_description(Path(folder)), repo_id)
-            Path(folder, CARD).write_text(card, encoding="utf-8")
-            return push(Path(folder), repo_id, private=private, token=token, revision=revision, message=commit_message)
+            return push(
+                Path(folder),
+                repo_id,
+                self._size(),
+                private=private,
+                token=token,
+                revision=revision,
+                message=commit_message,
+            )
+
+    def _size(self) -> str:
+        """The size of the base model, for people."""
+        sizes: Any = self.anatomy.backbone(self.base).config
+        return f"{len(self.anatomy.components.layers)} layers of width {sizes.hidden_size}"
 
     @classmethod
     def from_pretrained(

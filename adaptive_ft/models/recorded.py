@@ -48,7 +48,7 @@ def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
     if not is_known or "config" not in record:
         raise UserError(f"the base model is a {record['class']} of '{library}', which is not known here. {WAY_OUT}")
     if not name:
-        raise UserError(f"the base model is a {record['class']} that came from no folder and no hub. {WAY_OUT}")
+        raise UserError(f"the base model is a {record['class']} of which no folder and no hub id is known. {WAY_OUT}")
     config = found.config_class.from_dict(record["config"])
     options = {"revision": record["revision"]} if record["revision"] else {}
     try:

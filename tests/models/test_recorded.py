@@ -94,7 +94,9 @@ def test_what_is_recorded_is_plain_json_and_no_weights(tmp_path: Path) -> None:
 def test_a_model_without_a_checkpoint_is_asked_for(tmp_path: Path) -> None:
     base = TINY["bert"].build()
     adapt_and_save(base, tmp_path)
-    with pytest.raises(UserError, match=r"BertModel that came from no folder and no hub. Load the base yourself and"):
+    with pytest.raises(
+        UserError, match=r"BertModel of which no folder and no hub id is known. Load the base yourself and"
+    ):
         AdaptiveModel.from_pretrained(None, tmp_path)
 
 
