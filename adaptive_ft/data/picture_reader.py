@@ -1,4 +1,4 @@
-"""Labelled pictures from local shards: decoded and resized in the reader's thread, into the rows of a uint8 batch.
+"""Labelled pictures from local shards: decoded and framed in the reader's thread, into the rows of a uint8 batch.
 
 Shape suffixes: B rows, 3 = red green blue, H and W rows and columns of pixels.
 """
@@ -9,29 +9,27 @@ import torch
 from torch import Tensor
 
 from adaptive_ft.data.batch import PictureBatch
-from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, resized
+from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, framed
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.shard_bytes import ShardBytes
 from adaptive_ft.data.shard_set import PictureShardSet
 from adaptive_ft.errors import UserError
 
-# A JPEG is decoded at no less than this many times the wanted size: what the resize then averages is as good as whole.
+# A JPEG is decoded at no less than this many times the size it is resized to: averaging that is as good as the whole.
 _SPARE = 2
 
 
 class PictureReader:
-    """Reads labelled pictures of one size."""
+    """Reads labelled pictures in one frame."""
 
     def __init__(self, shards: PictureShardSet) -> None:
         self._shards, self._bytes = shards, ShardBytes(shards)
-        self._size = shards.image_size
+        self._framing = shards.framing
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> PictureBatch:
         """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
-        rows = len(examples)
-        pixels_B3HW = torch.empty(
-            (rows, 3, self._size, self._size), dtype=torch.uint8, pin_memory=torch.cuda.is_available()
-        )
+        rows, side = len(examples), self._framing.side
+        pixels_B3HW = torch.empty((rows, 3, side, side), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         samples = [self.read(example, pixels_3HW) for example, pixels_3HW in zip(examples, pixels_B3HW, strict=True)]
         return PictureBatch(
             questions=[question for question, _ in samples],
@@ -51,7 +49,7 @@ class PictureReader:
         offset, size = int(place.row["picture_offset"]), int(place.row["picture_size"])
         content = self._bytes.fetch(place.shard, offset, size, f"sample '{image.image_id}'")
         try:
-            pixels_HW3 = resized(decode_rgb(bytes(content), _SPARE * self._size), self._size)
+            pixels_HW3 = framed(decode_rgb(bytes(content), _SPARE * self._framing.resized_to), self._framing)
         except UNREADABLE as error:
             raise UserError(
                 f"shard {self._shards.shard_path(place.shard)}, sample '{image.image_id}': its picture cannot be"

@@ -1,10 +1,11 @@
-"""Encoded pictures become pixels: every writing of a photograph as plain upright RGB, of one size.
+"""Encoded pictures become pixels: every writing of a photograph as plain upright RGB, in one frame.
 
 Shape suffixes: H rows, W columns, 3 = red green blue.
 """
 
 import io
 import struct
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,37 @@ def decode_rgb(content: bytes, least: int = 0) -> Image.Image:
     return _as_rgb(ImageOps.exif_transpose(picture))
 
 
-def resized(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The pixels [H, W, 3] of an RGB picture stretched to `size` x `size`, as ViT's image processor does it."""
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a picture of any shape becomes a square of `side` x `side` pixels: resized, then its middle cut out.
+
+    `resized_to` is the side of the square it is stretched to, or where `keeps_shape` the length of its shorter edge;
+    0 stands for `side`, which stretches the whole picture into the frame.
+    """
+
+    side: int
+    resized_to: int = 0
+    keeps_shape: bool = False
+    resample: Image.Resampling = Image.Resampling.BILINEAR
+
+    def __post_init__(self) -> None:
+        if self.resized_to == 0:
+            object.__setattr__(self, "resized_to", self.side)
+        if not 0 < self.side <= self.resized_to:
+            raise ValueError(f"a frame of {self.side} pixels cannot be cut from {self.resized_to}")
+
+    def of_side(self, side: int) -> "Framing":
+        """The same view of a picture in a frame of another side."""
+        return replace(self, side=side, resized_to=max(side, round(self.resized_to * side / self.side)))
+
+
+def framed(picture: Image.Image, framing: Framing) -> NDArray[np.uint8]:
+    """The pixels [H, W, 3] of an RGB picture, resized and cut as the image processors of transformers do it."""
+    edge, short, side = framing.resized_to, min(picture.size), framing.side
+    width, height = (int(edge * length / short) if framing.keeps_shape else edge for length in picture.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    whole = picture.resize((width, height), framing.resample)
+    return np.asarray(whole.crop((left, top, left + side, top + side)))
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardEntry
+from adaptive_ft.data.pixels import Framing
 from adaptive_ft.data.shard_index import load_index
 from adaptive_ft.data.shard_scan import check_shard
 from adaptive_ft.errors import UserError
@@ -69,8 +70,8 @@ class ShardSet:
         parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
         return BlindShardSet(*parts, blind_feature_dim=dim)
 
-    def with_pictures(self, image_size: int) -> "PictureShardSet":
-        """The same labelled pictures, every one resized to `image_size` x `image_size` pixels.
+    def with_pictures(self, framing: Framing) -> "PictureShardSet":
+        """The same labelled pictures, every one in the same frame.
 
         Raises UserError when the set holds something else.
         """
@@ -80,7 +81,7 @@ class ShardSet:
                 " adaptive-ft shards --pictures FOLDER"
             )
         parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
-        return PictureShardSet(*parts, image_size=image_size)
+        return PictureShardSet(*parts, framing=framing)
 
     @property
     def num_examples(self) -> int:
@@ -143,9 +144,9 @@ class BlindShardSet(ShardSet):
 
 @dataclass(frozen=True)
 class PictureShardSet(ShardSet):
-    """A set of labelled pictures, read as squares of `image_size` pixels a side."""
+    """A set of labelled pictures, read as squares of one size."""
 
-    image_size: int = 0
+    framing: Framing
 
 
 def verify(folder: Path, progress: Callable[[Sequence[ShardEntry]], Iterable[ShardEntry]] = iter) -> Manifest:

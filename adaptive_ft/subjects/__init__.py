@@ -11,7 +11,8 @@ from adaptive_ft.data.manifest import LABELLED_PICTURES, QUESTIONS
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.tokenizer import load_tokenizer
-from adaptive_ft.subjects.pictures import Pictures, load_normalisation
+from adaptive_ft.subjects.picture_processing import load_processing
+from adaptive_ft.subjects.pictures import Pictures
 from adaptive_ft.subjects.questions import Questions
 from adaptive_ft.subjects.subject import Subject
 
@@ -28,7 +29,7 @@ def choose_subject(config: RunConfig, shards: ShardSet) -> Subject:
     if manifest.content == LABELLED_PICTURES:
         if config.data.blind:
             raise UserError("--data.blind leaves nothing of labelled pictures to look at: leave it out.")
-        return Pictures(manifest.answer_table, load_normalisation(config.model.name))
+        return Pictures(manifest.answer_table, load_processing(config.model.name))
     tokenizer = load_tokenizer(config.data.tokenizer, config.model, shards)
     return Questions(
         manifest.answer_table, tokenizer, shards.feature_dim, manifest.feature_extractor, config.data.blind
@@ -48,7 +49,7 @@ def subject_facts(subject: Subject, shards: ShardSet) -> dict[str, Any]:
 def restore_subject(facts: Mapping[str, Any], folder: Path, config: RunConfig) -> Subject:
     """The subject that wrote `facts`, with the files it saved in `folder`."""
     if facts.get("content", QUESTIONS) == LABELLED_PICTURES:
-        return Pictures(facts["answer_table"], load_normalisation(str(folder)))
+        return Pictures(facts["answer_table"], load_processing(str(folder)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Questions(
         facts["answer_table"], tokenizer, facts["visual_feat_dim"], facts["feature_extractor"], config.data.blind

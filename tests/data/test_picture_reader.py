@@ -9,7 +9,7 @@ import torch
 
 from adaptive_ft.data.manifest import LABELLED_PICTURES, ShardInfo
 from adaptive_ft.data.picture_reader import PictureReader
-from adaptive_ft.data.pixels import decode_rgb, resized
+from adaptive_ft.data.pixels import Framing, decode_rgb, framed
 from adaptive_ft.data.records import ImageRecord, labelled_picture
 from adaptive_ft.data.shard_set import PictureShardSet, ShardSet
 from adaptive_ft.data.shards import write_shards
@@ -39,7 +39,7 @@ def folder(pictures: list[ImageRecord], tmp_path: Path) -> Path:
 
 
 def test_a_batch_holds_the_resized_pixels_and_the_labels(pictures: list[ImageRecord], folder: Path) -> None:
-    batches = list(EvalStream(ShardSet.open(folder).with_pictures(16), batch_size=3, readers=2))
+    batches = list(EvalStream(ShardSet.open(folder).with_pictures(Framing(16)), batch_size=3, readers=2))
     assert [batch.valid_B.tolist() for batch in batches] == [[True] * 3, [True, True, False]]
     assert [dict(question.scores) for batch in batches for question in batch.questions][:5] == [
         {"cat": 1.0}, {"dog": 1.0}, {"dog": 1.0}, {"cat": 1.0}, {"dog": 1.0},
@@ -49,12 +49,12 @@ def test_a_batch_holds_the_resized_pixels_and_the_labels(pictures: list[ImageRec
     assert pixels.dtype == torch.uint8
     for row, record in enumerate(pictures):
         assert record.picture is not None
-        np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), resized(decode_rgb(record.picture), 16))
+        np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), framed(decode_rgb(record.picture), Framing(16)))
 
 
 def test_training_repeats_itself(folder: Path) -> None:
     def first() -> torch.Tensor:
-        stream = TrainStream(ShardSet.open(folder).with_pictures(16), batch_size=5, seed=2, readers=2)
+        stream = TrainStream(ShardSet.open(folder).with_pictures(Framing(16)), batch_size=5, seed=2, readers=2)
         batch = next(stream)
         stream.close()
         return batch.pixels_B3HW
@@ -69,15 +69,15 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
         file.seek(int(row["picture_offset"]) + 40)
         file.write(bytes(200))
     with pytest.raises(UserError, match=r"shard-00001\.tar, sample 'p3': its picture cannot be decoded"):
-        PictureReader(shards.with_pictures(16)).read_batch([3])
+        PictureReader(shards.with_pictures(Framing(16))).read_batch([3])
 
 
 def test_pictures_and_questions_are_told_apart(
     folder: Path, make_image: Callable[..., ImageRecord], info: ShardInfo, tmp_path: Path
 ) -> None:
-    assert isinstance(ShardSet.open(folder).with_pictures(8), PictureShardSet)
+    assert isinstance(ShardSet.open(folder).with_pictures(Framing(8)), PictureShardSet)
     with pytest.raises(UserError, match="hold labelled pictures, no questions about regions"):
         EvalStream(ShardSet.open(folder), batch_size=2)
     write_shards([make_image(0)], tmp_path / "asked", info)
     with pytest.raises(UserError, match="hold questions, no labelled pictures"):
-        ShardSet.open(tmp_path / "asked").with_pictures(8)
+        ShardSet.open(tmp_path / "asked").with_pictures(Framing(8))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, resized
+from adaptive_ft.data.pixels import UNREADABLE, Framing, decode_rgb, framed
 
 ORANGE = (250, 130, 20)
 
@@ -68,12 +68,29 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_asked() -> None
     assert decode_rgb(content, least=64).size == (200, 100)
 
 
-def test_resizing_stretches_to_a_square() -> None:
-    pixels_HW3 = resized(halves(), 10)
+def test_a_frame_shows_the_whole_picture_stretched() -> None:
+    pixels_HW3 = framed(halves(), Framing(10))
     assert pixels_HW3.shape == (10, 10, 3)
     assert pixels_HW3.dtype == np.uint8
     assert tuple(pixels_HW3[5, 1]) == ORANGE
     assert tuple(pixels_HW3[5, 8]) == (0, 0, 255)
+
+
+def test_a_frame_that_keeps_the_shape_shows_the_middle() -> None:
+    wide = Image.new("RGB", (61, 20), ORANGE)
+    wide.paste((0, 0, 255), (20, 0, 41, 20))
+    pixels_HW3 = framed(wide, Framing(9, resized_to=10, keeps_shape=True, resample=Image.Resampling.NEAREST))
+    assert pixels_HW3.shape == (9, 9, 3)
+    assert (pixels_HW3 == (0, 0, 255)).all()
+
+
+def test_a_frame_of_another_side_shows_as_much() -> None:
+    framing = Framing(224, 256, keeps_shape=True)
+    assert framing.of_side(224) == framing
+    assert framing.of_side(112) == Framing(112, 128, keeps_shape=True)
+    assert Framing(224).of_side(40) == Framing(40)
+    with pytest.raises(ValueError, match="a frame of 12 pixels cannot be cut from 10"):
+        Framing(12, 10)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", encoded(halves())[:60], encoded(halves(), "JPEG")[:300]])

@@ -1,54 +1,42 @@
-"""How pixels are measured is read beside the base model, and kept beside what is saved."""
+"""Pictures are fed in the frame of the base model's processor, at the model's size, and saved so."""
 
-import json
-import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification
+from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
 
-from adaptive_ft.errors import UserError
-from adaptive_ft.subjects.pictures import PROCESSOR_FILE, UNCHANGED, Pictures, load_normalisation
+from adaptive_ft.data.pixels import Framing
+from adaptive_ft.subjects.picture_processing import PictureProcessing, load_processing
+from adaptive_ft.subjects.pictures import Pictures
 from adaptive_ft.tasks.classification import Normalisation
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SIZES: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 24}
+MIDDLE = Framing(16, 18, keeps_shape=True)
 
 
-def write(folder: Path, **content: object) -> str:
-    (folder / PROCESSOR_FILE).write_text(json.dumps(content))
-    return str(folder)
+@pytest.fixture
+def vit() -> PreTrainedModel:
+    return ViTModel(ViTConfig(**SIZES, intermediate_size=8, patch_size=8))
 
 
-def test_it_is_read_beside_the_model(tmp_path: Path) -> None:
-    name = write(tmp_path, image_mean=list(IMAGENET.mean), image_std=list(IMAGENET.std))
-    assert load_normalisation(name) == IMAGENET
+def pictures(framing: Framing | None) -> Pictures:
+    return Pictures(["a", "b"], PictureProcessing(IMAGENET, framing))
 
 
-def test_a_silent_base_model_is_measured_as_vit_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_normalisation(None) == Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with caplog.at_level(logging.WARNING):
-        assert load_normalisation(str(tmp_path)) == Normalisation()
-    assert "No preprocessor_config.json was found" in caplog.text
+def test_the_models_size_holds_unless_it_takes_any(vit: PreTrainedModel) -> None:
+    assert pictures(None).framing(vit) == Framing(24)
+    assert pictures(MIDDLE).framing(vit) == Framing(24, 27, keeps_shape=True)
+    dinov2 = Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=1, patch_size=8))
+    assert pictures(MIDDLE).framing(dinov2) == MIDDLE
+    assert pictures(None).framing(dinov2) == Framing(24)
 
 
-def test_a_model_that_takes_plain_shares(tmp_path: Path) -> None:
-    assert load_normalisation(write(tmp_path, do_normalize=False, image_mean=[0.1] * 3)) == UNCHANGED
-
-
-def test_faulty_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has the mean .* three colours are read"):
-        load_normalisation(write(tmp_path, image_mean=[0.5], image_std=[0.5]))
-    (tmp_path / PROCESSOR_FILE).write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_normalisation(str(tmp_path))
-
-
-def test_what_is_saved_is_read_back_here_and_by_transformers(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    base = ViTForImageClassification(ViTConfig(**sizes, image_size=24, patch_size=8))
-    Pictures(["a", "b"], IMAGENET).save(tmp_path, base)
-    assert load_normalisation(str(tmp_path)) == IMAGENET
-    base.save_pretrained(tmp_path)
+def test_what_is_saved_is_read_back_here_and_by_transformers(vit: PreTrainedModel, tmp_path: Path) -> None:
+    pictures(MIDDLE).save(tmp_path, vit)
+    assert load_processing(str(tmp_path)) == PictureProcessing(IMAGENET, Framing(24, 27, keeps_shape=True))
+    vit.save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
-    assert (processor.size["height"], processor.size["width"]) == (24, 24)
+    assert (processor.crop_size["height"], processor.crop_size["width"]) == (24, 24)
     assert tuple(processor.image_mean) == IMAGENET.mean

@@ -11,6 +11,7 @@ BASES: dict[str, Family] = {
     "vit": VIT,
     "deit": CHECKPOINTS_ONLY,
     "dinov2": CHECKPOINTS_ONLY,
+    "dinov2_with_registers": CHECKPOINTS_ONLY,
     "clip": CHECKPOINTS_ONLY,
 }
 DEFAULT = "lxmert"

@@ -21,6 +21,9 @@ from adaptive_ft.models.bases.reading import check_report, read_pretrained
 logger = logging.getLogger(__name__)
 
 HEAD = "classifier."
+INTERPOLATING = ("dinov2", "dinov2_with_registers")
+"""Model types that take pictures of any size without being told to."""
+
 HEAD_SPREAD = 0.02  # the standard deviation of new heads in transformers
 
 
@@ -79,6 +82,16 @@ def image_size_of(config: Any, name: str = "") -> int:
     if len(sides) != 1:
         raise UserError(f"model '{name}' takes pictures of {size} pixels; only square ones can be fed.")
     return int(sides.pop())
+
+
+def fed_side(config: Any, asked: int, name: str = "") -> int:
+    """The side, in pixels, of the pictures to feed where the checkpoint's image processor makes some of side `asked`.
+
+    It is the model's own, unless the model interpolates its positions: the published DINOv2 were pretrained up to 518
+    pixels, and their processors make 224. Raises UserError if the model's pictures are not square.
+    """
+    own = image_size_of(config, name)
+    return asked if config.model_type in INTERPOLATING and asked >= config.patch_size else own
 
 
 def _class_names(facts: DataFacts) -> dict[str, Any]:

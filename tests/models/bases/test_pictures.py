@@ -15,6 +15,8 @@ from transformers import (
     DeiTForImageClassification,
     Dinov2Config,
     Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
@@ -24,7 +26,7 @@ from transformers import (
 from adaptive_ft.data.manifest import LABELLED_PICTURES
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import describe
-from adaptive_ft.models.bases.pictures import image_size_of
+from adaptive_ft.models.bases.pictures import fed_side, image_size_of
 from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 
 CLASSES = ["cat", "cow", "dog"]
@@ -42,6 +44,7 @@ CHECKPOINTS: dict[str, Any] = {
     "vit": lambda: ViTModel(ViTConfig(**SIZES)),
     "deit": lambda: DeiTForImageClassification(DeiTConfig(**SIZES, num_labels=7)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=2)),
+    "dinov2_with_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2)),
     "clip": lambda: CLIPModel(CLIPConfig(text_config=TEXT, vision_config=SIZES, projection_dim=8)),
 }
 TINY = ModelConfig(
@@ -130,3 +133,10 @@ def test_a_clip_classifier_is_read_back(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again = build_base(ModelConfig(name=str(tmp_path)), FACTS)
     assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_only_what_interpolates_its_positions_takes_pictures_of_the_processors_size() -> None:
+    assert fed_side(ViTConfig(image_size=12, patch_size=4), 8) == 12
+    dinov2 = Dinov2Config(**SIZES, mlp_ratio=2)
+    assert (fed_side(dinov2, 8), fed_side(dinov2, 2)) == (8, 12)
+    assert Dinov2Model(dinov2)(pixel_values=torch.randn(1, 3, 8, 8)).last_hidden_state.shape == (1, 5, 16)
