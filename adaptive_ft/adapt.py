@@ -26,8 +26,9 @@ from adaptive_ft.models import describe, undo_sdpa
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.policy_log import LogsPolicy, PolicyLog
 from adaptive_ft.pretrained import Saves, hash_frozen
+from adaptive_ft.refusals import trains_as_before_on_failure
 from adaptive_ft.strategies import tie
-from adaptive_ft.wrapping import gating
+from adaptive_ft.wrapping import gating, is_gated
 
 GROUPS = ("delta", "other", "head", "policy")
 
@@ -39,7 +40,9 @@ def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveMod
     the encoder's layers (embeddings, pooler, head) trains, also where it was frozen before. Call it on a loaded
     model, before any engine splits the weights.
 
-    Raises UserError for an unknown model family or strategy, and for a model that is adapted already.
+    Raises UserError for an unknown model family or strategy, for a model that is adapted already or holds a part that
+    is, and for layers that are not plain (quantised, hooked, compiled, of another adapter);
+    the model is then as it was.
     """
     return AdaptiveModel(model, config)
 
@@ -52,7 +55,7 @@ class AdaptiveModel(LogsPolicy, Saves):
 
     def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
         super().__init__()
-        if any(isinstance(module, AdaptiveModel) for module in base.modules()):
+        if is_gated(base) or any(isinstance(module, AdaptiveModel) for module in base.modules()):
             raise UserError("the model is adapted already; unload() gives the pretrained model back.")
         self.config = config
         self.anatomy = describe(base)
@@ -65,14 +68,16 @@ class AdaptiveModel(LogsPolicy, Saves):
         self._frozen_names = frozenset(frozen)
         self._frozen_hash = hash_frozen(self.anatomy, frozen)
         self._disabled = False
-        self.base = base.requires_grad_(True)
-        for weight in frozen.values():
-            weight.requires_grad_(False)
+        self.base = base
         self.policy: Policy | None = None
-        if self.tying.decisions:
-            # Before the wrapping: a mirror copies plain weights from the backbone.
-            self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
-        self.gating.wrap(base, self.holder)
+        with trains_as_before_on_failure(base):
+            base.requires_grad_(True)
+            for weight in frozen.values():
+                weight.requires_grad_(False)
+            if self.tying.decisions:
+                # Before the wrapping: a mirror copies plain weights from the backbone.
+                self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
+            self.gating.wrap(base, self.holder)
 
     @property
     def components(self) -> ComponentMap:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from adaptive_ft.gates import GateHolder, Split
+from adaptive_ft.refusals import check_own_forward
 
 _BYPASSED: dict[type[nn.Module], type[nn.Module]] = {}
 
@@ -87,9 +88,10 @@ class BypassBlock(nn.Module):
 def bypass(layer: Any, holder: GateHolder, column: int, streams: Sequence[str], name: str) -> None:
     """Let `layer` be used or skipped by each sample, in place, as the holder's column `column` says.
 
-    streams: the arguments that the layer maps to its outputs. `name` is for messages. Raises ValueError when another
-    module has claimed the column.
+    streams: the arguments that the layer maps to its outputs. `name` is for messages. Raises UserError for a layer
+    whose class's forward is not what runs, ValueError when another module has claimed the column.
     """
+    check_own_forward(layer, name)
     positions = list(inspect.signature(layer.forward).parameters)
     holder.claim(column, column + 1, name)
     layer.__class__ = _bypassed_class(type(layer))

@@ -6,12 +6,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from adaptive_ft.bypass import bypass, restore
+from adaptive_ft.bypass import BypassBlock, bypass, restore
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.layers import GatedLayerNorm, GatedLeaf, GatedLinear
 from adaptive_ft.low_rank import MakeLinear, linear_form
 from adaptive_ft.models import Anatomy, Leaf
+from adaptive_ft.refusals import check_leaf, check_own_forward
 from adaptive_ft.strategies import BLOCK, FROZEN, Tying
 
 # With it transformers' `init_weights` passes a module over; a new module without it would get random weights there.
@@ -34,6 +35,11 @@ class Gating(Protocol):
 
     def merge(self, model: nn.Module, gates_C: Tensor) -> None:
         """Make `model` plain, in place and with what the gates choose."""
+
+
+def is_gated(model: nn.Module) -> bool:
+    """Whether some gate stands in `model`."""
+    return any(isinstance(module, GatedLeaf | BypassBlock) for module in model.modules())
 
 
 def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None) -> Gating:
@@ -84,7 +90,9 @@ class AtBlocks:
         return {}
 
     def wrap(self, model: nn.Module, holder: GateHolder) -> None:
-        """Every layer may be skipped."""
+        """Every layer may be skipped. A refusal of one layer leaves all as they were."""
+        for block in self.anatomy.blocks:
+            check_own_forward(model.get_submodule(block.path), block.path)
         for block in self.anatomy.blocks:
             bypass(model.get_submodule(block.path), holder, block.column, tuple(block.streams), block.path)
 
@@ -135,7 +143,8 @@ def wrap(
 
     holder: where the gated leaves find their gates. index: one entry per component, as in `Tying.index`. A
     leaf whose components are all FROZEN stays plain: it needs neither a delta nor a gate. make_linear: what makes
-    a `Linear` gated (`linear_form`). A refusal of one leaf leaves all as they were.
+    a `Linear` gated (`linear_form`). Raises UserError for a leaf that is not a plain one; then no module has been
+    replaced.
     """
     gated: dict[str, nn.Module] = {}
     for leaf in leaves:
@@ -168,6 +177,8 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
 def _gated(module: nn.Module, leaf: Leaf, holder: GateHolder, make_linear: MakeLinear) -> nn.Module:
     """The gated form of a Linear or LayerNorm, around the same weight tensors."""
     if isinstance(module, nn.Linear):
+        check_leaf(module, nn.Linear, leaf.path)
         return make_linear(module, holder, leaf.start, leaf.stop, leaf.path)
-    assert isinstance(module, nn.LayerNorm), f"{leaf.path} is a {type(module).__name__}"
+    check_leaf(module, nn.LayerNorm, leaf.path)
+    assert isinstance(module, nn.LayerNorm)
     return GatedLayerNorm.from_layer_norm(module, holder, leaf.start, leaf.stop, leaf.path)

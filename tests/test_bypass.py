@@ -243,3 +243,24 @@ def test_copies_and_pickles_have_a_holder_of_their_own() -> None:
         assert len(blocks) == 5
         assert all(block.holder is twin.holder is not model.holder for block in blocks)
         assert torch.equal(pooled(twin, inputs, policy=gates_BD), expected)
+
+
+@pytest.mark.parametrize("patched", [0, 2])
+def test_a_layer_with_a_forward_of_its_own_is_refused(patched: int) -> None:
+    """Hooked by accelerate or patched by hand: the class's forward, and with it the gate, would never run."""
+    base = TINY["bert"].build()
+    layer = base.encoder.layer[patched]
+    layer.forward = layer.forward
+    kinds = [type(module) for module in base.modules()]
+    with pytest.raises(
+        UserError, match=rf"encoder\.layer\.{patched} has a forward of its own, .* adapt the model before"
+    ):
+        get_adaptive_model(base, AdaptiveConfig("blockdrop"))
+    assert [type(module) for module in base.modules()] == kinds, "the layers before it are plain too"
+
+
+def test_a_compiled_layer_is_refused() -> None:
+    base = TINY["bert"].build()
+    base.encoder.layer = nn.ModuleList(torch.compile(layer, backend="eager") for layer in base.encoder.layer)
+    with pytest.raises(UserError, match=r"encoder\.layer\.0 has a forward of its own"):
+        get_adaptive_model(base, AdaptiveConfig("blockdrop"))

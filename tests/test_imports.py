@@ -16,7 +16,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("errors", "whole_files"),
     ("kernels",),
     ("data",),
-    ("gates", "components", "independent_policy"),
+    ("gates", "components", "independent_policy", "refusals"),
     ("losses", "strategies", "layers", "bypass", "low_rank", "pooled_inputs"),
     ("models", "policy"),
     ("hub", "adaptive_files", "policy_log", "wrapping"),

@@ -58,6 +58,89 @@ def test_unwrapping_folds_each_component_by_itself(model: Any) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+class Rescaled(nn.Linear):
+    """A Linear that does something else with its weight, as quantised and otherwise adapted ones do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def patch(linear: nn.Linear) -> nn.Linear:
+    linear.forward = linear.forward  # type: ignore[method-assign]
+    return linear
+
+
+def hook(linear: nn.Linear) -> nn.Linear:
+    linear.register_forward_hook(lambda module, inputs, output: output)
+    return linear
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda linear: Rescaled(3, 4), "0 is a Rescaled, which computes something else than a Linear"),
+        (patch, "0 has a forward of its own"),
+        (hook, "0 has hooks, which its gated form would not have"),
+    ],
+    ids=["class", "patch", "hook"],
+)
+def test_leaves_that_are_not_plain_are_refused(model: Any, make: Any, told: str) -> None:
+    """Their gated form computes what a plain leaf does: anything else they do would be gone without a word."""
+    model[0] = make(model[0])
+    with pytest.raises(UserError, match=told):
+        wrap(model, LEAVES, (TUNED, TUNED, TUNED), GateHolder())
+    wrap(model, LEAVES, (FROZEN, FROZEN, TUNED), GateHolder())  # a leaf without a gate stays what it is
+
+
+REFUSED: dict[str, tuple[AdaptiveConfig, str]] = {
+    "strategy": (AdaptiveConfig("spotune"), "unknown strategy"),
+    "rank": (AdaptiveConfig(delta_rank=9), "delta_rank is 9"),
+    "rank of blocks": (AdaptiveConfig("blockdrop", delta_rank=2), "delta_rank 2 has no meaning"),
+    "layers": (AdaptiveConfig("last_7"), "needs K from 1 to 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_leaves_the_model_as_it_was(case: str) -> None:
+    """Modules, which weights train, and the mode of every module; the same model can be adapted afterwards."""
+    base = TINY["bert"].build()
+    base.embeddings.requires_grad_(False)
+    base.encoder.layer[1].train()
+    before = list(base.named_modules())
+    trains = {name: weight.requires_grad for name, weight in base.named_parameters()}
+    modes = {name: module.training for name, module in before}
+    config, told = REFUSED[case]
+    with pytest.raises(UserError, match=told):
+        get_adaptive_model(base, config)
+    assert list(base.named_modules()) == before
+    assert {name: weight.requires_grad for name, weight in base.named_parameters()} == trains
+    assert {name: module.training for name, module in base.named_modules()} == modes
+    assert get_adaptive_model(base, AdaptiveConfig()).base is base
+
+
+def test_no_memory_for_the_deltas_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = TINY["bert"].build().requires_grad_(False)
+    before = list(base.named_modules())
+
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(GatedLayerNorm, "from_layer_norm", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        get_adaptive_model(base, AdaptiveConfig())
+    assert list(base.named_modules()) == before
+    assert not any(weight.requires_grad for weight in base.parameters())
+
+
+@pytest.mark.parametrize("strategy", ["spottune", "blockdrop"])
+@pytest.mark.parametrize("inside", ["", "base", "base.encoder", "base.encoder.layer.1"])
+def test_what_is_adapted_already_is_refused(strategy: str, inside: str) -> None:
+    model = get_adaptive_model(TINY["bert"].build(), AdaptiveConfig(strategy))
+    for part in (model.get_submodule(inside), nn.Sequential(model.get_submodule(inside))):
+        with pytest.raises(UserError, match="the model is adapted already"):
+            get_adaptive_model(part, AdaptiveConfig())
+
+
 def blockdrop(base: nn.Module) -> AdaptiveModel:
     policy = PolicyConfig(embedding_size=4, hidden_size=8)
     return get_adaptive_model(base, AdaptiveConfig("blockdrop", policy=policy)).eval()
