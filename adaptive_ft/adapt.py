@@ -53,6 +53,9 @@ class AdaptiveModel(LogsPolicy, Saves):
     `components` and `tying` say what each column means, `decisions` are the names in documented order.
     """
 
+    accepts_loss_kwargs = False
+    """For transformers' Trainer: the loss is a mean over the micro-batch, so accumulation divides it."""
+
     def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
         super().__init__()
         if is_gated(base) or any(isinstance(module, AdaptiveModel) for module in base.modules()):

@@ -14,6 +14,10 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering, LxmertModel
 from transformers.models.lxmert.modeling_lxmert import LxmertModelOutput
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, get_adaptive_model
+from adaptive_ft.engine.deepspeed_engine import Engine
+from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
+from adaptive_ft.engine.optimizer import OptimConfig
+from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig
 
@@ -173,6 +177,22 @@ def test_the_report_prints_the_counts(base: Any, capsys: pytest.CaptureFixture[s
     counts, printed = model.count_parameters(), capsys.readouterr().out
     assert f"trainable params: {counts['trainable']:,} || all params: " in printed
     assert f"policy: {counts['policy']:,}" in printed
+
+
+def test_the_counts_are_the_same_when_an_engine_has_split_the_weights(
+    base: Any, ranks: Ranks, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under ZeRO-3 every weight is empty outside its layer's forward."""
+    monkeypatch.setattr(nn.functional, "linear", nn.functional.linear)  # ZeRO-3 puts its own in this place
+    model, source = adapt(base), repository / "ds_configs/zero3.json"
+    model.print_trainable_parameters()
+    expected = capsys.readouterr().out
+    filled = fill_ds_config(read_ds_config(source), EngineNumbers(1, 1, 1, 1.0, "fp32"), source)
+    Engine(model, model.parameter_groups(), OptimConfig(), filled, ranks, total_updates=1)
+    assert sum(value.numel() for value in model.parameters()) == 0
+    capsys.readouterr()
+    model.print_trainable_parameters()
+    assert capsys.readouterr().out == expected
 
 
 def test_another_base_is_refused_and_left_alone(base: Any, tmp_path: Path) -> None:

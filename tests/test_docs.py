@@ -1,0 +1,99 @@
+"""Every Python block of the README and of docs/ runs, as it stands, and the API's tables name what there is.
+
+The base model that the pages name comes from a hub on this machine: a ViT of as many heads and layers, but narrow.
+"""
+
+import dataclasses
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from adaptive_ft import AdaptiveConfig, PolicyConfig, get_adaptive_model
+from tests.conftest import REPOSITORY
+from tests.local_hub import TOKEN, local_hub
+
+BASE = "google/vit-base-patch16-224"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+# Each page is one program: its blocks in order, at the lines where they stand.
+RUN = """
+import sys
+import torch
+
+for page in sys.argv[1:]:
+    torch.manual_seed(0)
+    names = {"pictures": torch.randn(4, 3, 224, 224), "labels": torch.tensor([3, 1, 4, 1]), "__name__": page}
+    exec(compile(open(page).read(), page, "exec"), names)
+    print(page, sorted(names))
+"""
+
+
+def blocks_of(page: Path) -> str:
+    """The page with everything but its Python blocks left blank."""
+    text = page.read_text(encoding="utf-8")
+    kept = [match.span(1) for match in BLOCK.finditer(text)]
+    if not kept:
+        return ""
+    edges = [0, *(edge for span in kept for edge in span), len(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+    return "".join(piece if number % 2 else "\n" * piece.count("\n") for number, piece in enumerate(pieces))
+
+
+@pytest.mark.launch
+def test_every_python_block_runs(tmp_path: Path, environment: dict[str, str]) -> None:
+    """In a process and a folder of its own, as a reader would type it."""
+    programs = {page.stem: blocks_of(page) for page in PAGES}
+    programs = {name: program for name, program in programs.items() if program}
+    assert {"README", "api"} <= programs.keys()
+    for name, program in programs.items():
+        (tmp_path / f"{name}.py").write_text(program)
+    sizes = {"hidden_size": 24, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 24}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path / "base")
+    with local_hub() as hub:
+        hub.take(BASE, tmp_path / "base")
+        own = {
+            "HF_ENDPOINT": hub.address,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": TOKEN,
+            "NO_PROXY": "127.0.0.1",
+        }
+        foreign = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE")
+        kept = {name: value for name, value in environment.items() if name not in foreign}
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *(f"{name}.py" for name in programs)],
+            cwd=tmp_path,
+            env={**kept, **own, "PYTHONPATH": f"{REPOSITORY}:{environment.get('PYTHONPATH', '')}"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"base_model: {BASE}\n" in hub.repositories["someone/adapted"]["README.md"].decode()
+    merged = ViTForImageClassification.from_pretrained(tmp_path / "merged")
+    assert merged.config.num_labels == 10
+
+
+@pytest.mark.parametrize("options", [AdaptiveConfig, PolicyConfig])
+def test_the_tables_of_the_api_have_every_option_with_its_default(options: type) -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(.*?)` \|", (REPOSITORY / "docs/api.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    made = options()
+    for field in dataclasses.fields(options):
+        value = getattr(made, field.name)
+        shown = f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else repr(value).replace("'", '"')
+        assert (field.name, shown) in rows
+
+
+def test_the_counts_on_the_page_are_those_at_base_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.device("meta"):
+        vit = ViTForImageClassification(ViTConfig(num_labels=10))
+    get_adaptive_model(vit, AdaptiveConfig("spottune")).print_trainable_parameters()
+    assert capsys.readouterr().out in (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
