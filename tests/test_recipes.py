@@ -9,6 +9,10 @@ import yaml
 
 from adaptive_ft.config import load_run_config
 from adaptive_ft.strategies import CONSTANT, DECIDED, canonical
+from adaptive_ft.tasks.vqa_inputs import LEAST_PAIR
+
+# In word pieces: the longest of VQA v2 have 23 words and marks, and rare words are of several pieces.
+LONGEST_QUESTION = 28
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RUNS = sorted(RECIPES.glob("*.yaml"))
@@ -65,3 +69,10 @@ def test_the_two_data_sets_share_their_hyper_parameters(model: str, own: set[str
         for data in ("vqa", "vqacp")
     )
     assert differing(first, second) == own
+
+
+@pytest.mark.parametrize("data", ["vqa", "vqacp"])
+def test_vl_bert_reads_questions_whole(data: str) -> None:
+    """The original cuts none."""
+    config = load_run_config(["--config", str(RECIPES / f"vlbert_{data}.yaml")])
+    assert config.task.max_question_length - (LEAST_PAIR - 1) >= LONGEST_QUESTION
