@@ -23,12 +23,13 @@ from adaptive_ft.decider import Decider
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
 from adaptive_ft.models import describe, undo_sdpa
+from adaptive_ft.models.recorded import record_of
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.policy_log import LogsPolicy, PolicyLog
-from adaptive_ft.pretrained import Saves, hash_frozen
+from adaptive_ft.pretrained import Saves, check_not_adapted, hash_frozen
 from adaptive_ft.refusals import trains_as_before_on_failure
 from adaptive_ft.strategies import tie
-from adaptive_ft.wrapping import gating, is_gated
+from adaptive_ft.wrapping import gating
 
 GROUPS = ("delta", "other", "head", "policy")
 
@@ -58,8 +59,7 @@ class AdaptiveModel(LogsPolicy, Saves):
 
     def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
         super().__init__()
-        if is_gated(base) or any(isinstance(module, AdaptiveModel) for module in base.modules()):
-            raise UserError("the model is adapted already; unload() gives the pretrained model back.")
+        check_not_adapted(base)
         self.config = config
         self.anatomy = describe(base)
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
@@ -67,6 +67,7 @@ class AdaptiveModel(LogsPolicy, Saves):
         self.holder = GateHolder(config.gate_grad_fraction)
         self.gating = gating(self.anatomy, self.tying, config.delta_rank)
         self.log = PolicyLog()
+        self._base_record = record_of(base)
         frozen = self.gating.frozen_weights(base)
         self._frozen_names = frozenset(frozen)
         self._frozen_hash = hash_frozen(self.anatomy, frozen)

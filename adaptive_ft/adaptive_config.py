@@ -1,15 +1,16 @@
 """How a model is adapted: the options of `get_adaptive_model`, and their way through JSON and files."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from adaptive_ft.adaptive_files import CONFIG_FILE, read_description, write_description
+from adaptive_ft.adaptive_files import CONFIG_FILE, check_entries, read_description, write_description
 from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.hub import local_folder
-from adaptive_ft.policy import PolicyConfig
+from adaptive_ft.policy import PolicyConfig, is_whole
 
 EvalDecisions = Literal["argmax", "sample", "global"]
 
@@ -40,11 +41,15 @@ class AdaptiveConfig:
     gate_grad_fraction has no meaning there: the gate gradient costs next to nothing."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}; it must be positive.")
-        if self.final_temperature is not None and not self.final_temperature > 0:
-            raise UserError(f"final_temperature is {self.final_temperature}; it must be positive.")
-        if self.delta_rank is not None and self.delta_rank < 1:
+        if not isinstance(self.strategy, str):
+            raise UserError(f"strategy is {self.strategy!r}; it is a name, as 'spottune'.")
+        if not all(is_whole(layer) for layer in self.frozen_layers):
+            raise UserError(f"frozen_layers are {list(self.frozen_layers)}; each is the number of a layer, from 0 up.")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}; it must be above 0 and finite.")
+        if self.final_temperature is not None and not 0 < self.final_temperature < math.inf:
+            raise UserError(f"final_temperature is {self.final_temperature}; it must be above 0 and finite.")
+        if self.delta_rank is not None and not (is_whole(self.delta_rank) and self.delta_rank >= 1):
             raise UserError(f"delta_rank is {self.delta_rank}; it is at least 1, or left out for full deltas.")
         if not 0 < self.gate_grad_fraction <= 1:
             raise UserError(f"gate_grad_fraction is {self.gate_grad_fraction}; it lies above 0 and is at most 1.")
@@ -93,7 +98,9 @@ class AdaptiveConfig:
         Raises UserError when there are none, or when they are damaged or not known to this version.
         """
         folder = local_folder(source, [CONFIG_FILE], revision=revision, token=token)
-        return cls.from_dict(read_description(folder)["adaptive"])
+        description = read_description(folder)
+        check_entries(description, folder, ("adaptive",))
+        return cls.from_dict(description["adaptive"])
 
 
 def _check_known(owner: type, options: Mapping[str, Any], prefix: str) -> None:

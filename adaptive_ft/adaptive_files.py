@@ -7,7 +7,7 @@ a bad score.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,35 @@ CONFIG_FILE = "adaptive_config.json"
 WEIGHTS_FILE = "adaptive_model.safetensors"
 # 1, without a number: weights inside the layers went by their names in the model.
 FORMAT = 2
+# Characters of a wrong entry that its refusal shows.
+SHOWN = 60
+
+
+def _is_list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and all(type(entry) is kind for entry in value)
+
+
+def _is_base(value: object) -> bool:
+    """Whether this is what `record_of` writes down; a model of no library has no configuration."""
+    texts = ("library", "class", "name", *(("dtype",) if isinstance(value, dict) and "config" in value else ()))
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), str) for name in texts)
+        and isinstance(value.get("config", {}), dict)
+    )
+
+
+# Entry of the description -> what it must be, in words and as a test.
+ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "base_model": ("an object with library, class and name (and dtype with config), all texts", _is_base),
+    "adaptive": ("an object of options", lambda value: isinstance(value, dict)),
+    "frozen_sha256": ("a text, or null where nothing stays frozen", lambda value: isinstance(value, str | None)),
+    "decisions": ("a list of names", lambda value: _is_list_of(str, value)),
+    "global_decisions": (
+        "null or a list of 0 and 1",
+        lambda value: value is None or (_is_list_of(int, value) and set(value) <= {0, 1}),
+    ),
+}
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -87,6 +116,19 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"this version reads format {FORMAT}: load it with that version, or train it again."
         )
     return description
+
+
+def check_entries(description: Mapping[str, Any], folder: Path, names: Sequence[str] = tuple(ENTRIES)) -> None:
+    """Refuse a description, as read from `folder`, that lacks one of the entries `names` or has one of another kind."""
+    file = folder / CONFIG_FILE
+    for name in names:
+        kind, fits = ENTRIES[name]
+        if name not in description:
+            raise UserError(f"'{file}' has no '{name}': take the file as save_pretrained wrote it, or save again.")
+        if not fits(description[name]):
+            found = json.dumps(description[name])
+            found = found if len(found) <= SHOWN else f"{found[:SHOWN]}..."
+            raise UserError(f"'{file}': '{name}' is {found}; it must be {kind}.")
 
 
 def _present(folder: Path, name: str) -> Path:

@@ -6,6 +6,7 @@ nearest name."""
 import contextlib
 import dataclasses
 import io
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -91,23 +92,33 @@ def load_run_config(arguments: Sequence[str], *, loud: bool = True) -> RunConfig
     that do not print).
 
     Raises:
-        UserError: the YAML cannot be read or holds an unknown key or a value of a wrong type; an unknown strategy.
+        UserError: the YAML cannot be read or holds an unknown key or a value of a wrong type; an unknown strategy; a
+            value that an option's own class refuses.
     """
     own, files = _split_config_files(_without_launcher(arguments))
     from_files = [word for file in files for word in yaml_arguments(Path(file))]
-    # console_outputs=False alone still prints the box about a value of a wrong type.
-    silence = contextlib.nullcontext() if loud else contextlib.redirect_stderr(io.StringIO())
-    with silence:
-        config: RunConfig = tyro.cli(
-            RunConfig,
-            prog="train.py",
-            description=PROGRAM,
-            args=from_files + own,
-            console_outputs=loud,
-        )
+    config = _parsed(from_files + own, loud=loud)
     # A misspelt strategy must not wait for the model: the embedded run pretrains one first.
     canonical(config.adapt.strategy)
     return config
+
+
+def _parsed(words: Sequence[str], *, loud: bool) -> RunConfig:
+    """What the parser makes of `words`; what a class of options refuses leaves as its own sentence, without a box."""
+    box = io.StringIO()
+    try:
+        # console_outputs=False alone still prints the box about a value of a wrong type.
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(RunConfig, prog="train.py", description=PROGRAM, args=words, console_outputs=loud)
+    except SystemExit as end:
+        behind: BaseException | None = end
+        while behind is not None and not isinstance(behind, UserError):
+            behind = behind.__context__
+        if behind is not None:
+            raise behind from None
+        if loud:
+            sys.stderr.write(box.getvalue())
+        raise
 
 
 def yaml_arguments(path: Path) -> list[str]:

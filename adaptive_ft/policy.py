@@ -28,6 +28,16 @@ INITIAL_LOGIT_SPREAD = 0.1
 # Size in a backbone's config -> the option of PolicyConfig that replaces it in a mirror.
 TWO_STREAMS = {"l_layers": "language_layers", "r_layers": "region_layers", "x_layers": "cross_layers"}
 ONE_STREAM = {"num_hidden_layers": "layers", "intermediate_size": "intermediate_size"}
+# Options of PolicyConfig that count something: whatever the kind, 1 is the least.
+SIZES = (
+    "embedding_size",
+    "hidden_size",
+    "language_layers",
+    "region_layers",
+    "cross_layers",
+    "layers",
+    "intermediate_size",
+)
 # What the models call the summary of a sample.
 POOLED = ("pooled_output", "pooler_output")
 
@@ -66,6 +76,15 @@ class PolicyConfig:
             raise UserError(
                 f"initial_tuned_probability is {self.initial_tuned_probability}; it lies above 0 and below 1."
             )
+        for name in SIZES:
+            size = getattr(self, name)
+            if not (is_whole(size) and size >= 1):
+                raise UserError(f"policy.{name} is {size!r}; it must be a whole number and at least 1.")
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class LightPolicy(nn.Module):

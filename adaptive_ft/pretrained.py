@@ -12,6 +12,7 @@ from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.adaptive_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    check_entries,
     hash_weights,
     load_exactly,
     read_files,
@@ -21,9 +22,9 @@ from adaptive_ft.decider import Decider
 from adaptive_ft.errors import UserError
 from adaptive_ft.hub import local_folder, push
 from adaptive_ft.models import Anatomy, describe
-from adaptive_ft.models.recorded import load_recorded, record_of
+from adaptive_ft.models.recorded import check_same_base, load_recorded
 from adaptive_ft.strategies import tie
-from adaptive_ft.wrapping import gating
+from adaptive_ft.wrapping import gating, is_gated
 
 
 class Saves(nn.Module):
@@ -33,17 +34,27 @@ class Saves(nn.Module):
     anatomy: Anatomy
     decider: Decider
     base: nn.Module
+    _base_record: dict[str, Any]
+    """The base as it was when the model was adapted: what is cast later still starts from weights of that dtype."""
     _frozen_names: frozenset[str]
     _frozen_hash: str | None
 
     def adaptive_state_dict(self) -> dict[str, Tensor]:
-        """All that is not frozen, by name: deltas, policy, head and the parts that always train."""
-        frozen = {f"base.{name}" for name in self._frozen_names}
-        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+        """All that is not frozen, by name: deltas, policy, head and the parts that always train.
 
-    def frozen_hash(self) -> str:
-        """SHA-256 of the frozen weights as they were when the model was adapted."""
-        if self._frozen_hash is None:
+        A weight that several modules share (a decoder tied to the embeddings) is there once, under its first name.
+        """
+        left_out = {f"base.{name}" for name in self._frozen_names} | self._second_names()
+        return {name: value for name, value in self.state_dict().items() if name not in left_out}
+
+    def _second_names(self) -> set[str]:
+        """The names of shared weights but for the first of each."""
+        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        return names - {name for name, _ in self.named_parameters()}
+
+    def frozen_hash(self) -> str | None:
+        """SHA-256 of the frozen weights as they were when the model was adapted; None where all of them train."""
+        if self._frozen_names and self._frozen_hash is None:
             raise ValueError("the model was built without weights (meta device), so there is nothing to hash.")
         return self._frozen_hash
 
@@ -55,18 +66,21 @@ class Saves(nn.Module):
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write `adaptive_config.json` and `adaptive_model.safetensors` into `folder`: what is not frozen.
 
-        state_dict: what `adaptive_state_dict` returns, gathered by an engine that has split the weights.
+        state_dict: what `adaptive_state_dict` returns, gathered by an engine that has split the weights. Weights that
+        modules share are written once; they are shared again when the base they are loaded onto shares them.
         """
         decided = self.decider.global_decisions
         description = {
-            "base_model": record_of(self.base),
+            "base_model": self._base_record,
             "adaptive": self.config.to_dict(),
             "frozen_sha256": self.frozen_hash(),
             "decisions": list(self.decider.tying.decisions),
             "global_decisions": None if decided is None else decided.int().tolist(),
         }
         weights = self.adaptive_state_dict() if state_dict is None else state_dict
-        write_files(Path(folder), description, self._saved(weights))
+        second_names = self._second_names()
+        once = {name: value for name, value in weights.items() if name not in second_names}
+        write_files(Path(folder), description, self._saved(once))
 
     def push_to_hub(
         self,
@@ -109,14 +123,18 @@ class Saves(nn.Module):
         base_model: None loads the class and checkpoint that were written down. source: a folder or a hub id;
         revision and token are the hub's.
 
-        Raises UserError when the files are missing or damaged, when the base model cannot be loaded or its frozen
-        weights are not those the model was adapted from, and when a weight is missing, unexpected or of another shape.
+        Raises UserError when the files are missing or damaged, when the base model cannot be loaded, is adapted already
+        or has another class, configuration, dtype or frozen weights than the one the model was adapted from, and when
+        a weight is missing, unexpected or of another shape.
         """
         folder = local_folder(source, (CONFIG_FILE, WEIGHTS_FILE), revision=revision, token=token)
         description, weights = read_files(folder)
+        check_entries(description, folder)
         config, recorded = AdaptiveConfig.from_dict(description["adaptive"]), description["base_model"]
         if base_model is None:
             base_model = load_recorded(recorded)
+        check_not_adapted(base_model)
+        check_same_base(recorded, base_model)
         anatomy = describe(base_model)
         tying = tie(config.strategy, anatomy.components, config.frozen_layers)
         frozen = gating(anatomy, tying, config.delta_rank).frozen_weights(base_model)
@@ -135,7 +153,15 @@ class Saves(nn.Module):
         return model.eval()
 
 
+def check_not_adapted(model: nn.Module) -> None:
+    """Refuse a model that is adapted, or of which some part is."""
+    if is_gated(model) or any(isinstance(module, Saves) for module in model.modules()):
+        raise UserError("the model is adapted already; unload() gives the pretrained model back.")
+
+
 def hash_frozen(anatomy: Anatomy, frozen: Mapping[str, Tensor]) -> str | None:
-    """The hash of frozen weights, given by name, over their ids; None where they have sizes but no values."""
+    """The hash of frozen weights, given by name, over their ids; None where there are none, or sizes but no values."""
+    if not frozen:
+        return None
     weights = {anatomy.id_of(name) or name: value for name, value in frozen.items()}
     return None if any(value.is_meta for value in weights.values()) else hash_weights(weights)

@@ -47,6 +47,13 @@ def test_every_option_goes_through_a_folder(tmp_path: Path) -> None:
     assert AdaptiveConfig.from_pretrained(tmp_path) == config
 
 
+@pytest.mark.parametrize(("content", "told"), [({}, "has no 'adaptive'"), ({"adaptive": []}, "'adaptive' is .*object")])
+def test_a_file_without_options_is_refused(content: dict[str, Any], told: str, tmp_path: Path) -> None:
+    (tmp_path / "adaptive_config.json").write_text(json.dumps({"format": 2, **content}))
+    with pytest.raises(UserError, match=rf"adaptive_config\.json'.* {told}"):
+        AdaptiveConfig.from_pretrained(tmp_path)
+
+
 def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> None:
     config = AdaptiveConfig("spottune_block", policy=PolicyConfig(hidden_size=9))
     get_adaptive_model(ViTModel(ViTConfig(**VIT)), config).save_pretrained(tmp_path)
@@ -64,6 +71,11 @@ def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> Non
         ({"policy": {"kind": "lihgt"}}, "unknown policy kind 'lihgt'"),
         ({"temperature": "warm"}, "a value of the wrong kind"),
         ({"frozen_layers": 3}, "a value of the wrong kind"),
+        ({"frozen_layers": ["1"]}, r"frozen_layers are \['1'\]; each is the number of a layer"),
+        ({"frozen_layers": [True]}, "each is the number of a layer"),
+        ({"strategy": 5}, "strategy is 5; it is a name"),
+        ({"delta_rank": 2.5}, "delta_rank is 2.5; it is at least 1"),
+        ({"policy": {"hidden_size": 2.5}}, "policy.hidden_size is 2.5; it must be a whole number"),
     ],
 )
 def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str) -> None:
@@ -75,7 +87,9 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str)
     "options",
     [
         {"temperature": 0.0},
+        {"temperature": float("inf")},
         {"final_temperature": 0.0},
+        {"final_temperature": float("inf")},
         {"final_temperature": float("nan")},
         {"eval_decisions": "guess"},
         {"delta_rank": 0},

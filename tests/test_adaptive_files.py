@@ -1,11 +1,12 @@
 """The files of an adapted model: whole or not at all, readable or refused, and the hash of weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from adaptive_ft.adaptive_files import hash_weights, read_description, read_files, write_files
+from adaptive_ft.adaptive_files import ENTRIES, check_entries, hash_weights, read_description, read_files, write_files
 from adaptive_ft.errors import UserError
 
 WEIGHTS = {"b": torch.arange(4.0).view(2, 2), "a": torch.ones(3, dtype=torch.bfloat16)}
@@ -46,6 +47,31 @@ def test_a_description_of_another_form_is_refused(tmp_path: Path, content: str, 
     (tmp_path / "adaptive_config.json").write_text(content)
     with pytest.raises(UserError, match=told):
         read_description(tmp_path)
+
+
+BASE = {"library": "transformers", "class": "ViTModel", "name": ""}
+ENTIRE = {"base_model": BASE, "adaptive": {}, "frozen_sha256": None, "decisions": ["a"], "global_decisions": [0, 1]}
+WRONG: dict[str, list[Any]] = {
+    "base_model": ["ViTModel", {**BASE, "class": None}, {"name": ""}, {**BASE, "config": {}}, {**BASE, "config": []}],
+    "adaptive": ["spottune"],
+    "frozen_sha256": [5],
+    "decisions": ["a", [1], None],
+    "global_decisions": [["a"], [2], [True], 1, [0.0]],
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_missing_entries_are_named_with_their_file(name: str, tmp_path: Path) -> None:
+    check_entries(ENTIRE, tmp_path)
+    without = {other: value for other, value in ENTIRE.items() if other != name}
+    with pytest.raises(UserError, match=rf"'{tmp_path}/adaptive_config\.json' has no '{name}': take the file as"):
+        check_entries(without, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_entries_of_another_kind_are_named_with_what_they_must_be(name: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"adaptive_config\.json': '{name}' is .*; it must be "):
+        check_entries({**ENTIRE, name: value}, tmp_path)
 
 
 def test_the_hash_sees_names_values_shapes_and_dtypes_but_not_order() -> None:

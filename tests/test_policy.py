@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, LxmertConfig, LxmertModel, ViTConfig, ViTModel
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.policy import PolicyConfig, build_policy
+from adaptive_ft.policy import SIZES, PolicyConfig, build_policy
 from tests.models.tiny_families import LXMERT, TINY, Family
 
 KINDS = ("light", "mirror")
@@ -265,3 +265,11 @@ def test_numbers_of_parameters_at_base_size(backbone: type[nn.Module], config: t
 
 def size_of(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None])
+def test_sizes_are_whole_numbers_of_at_least_1(name: str, wrong: Any) -> None:
+    PolicyConfig(**{name: 1})
+    with pytest.raises(UserError, match=rf"policy\.{name} is {wrong}; it must be a whole number and at least 1"):
+        PolicyConfig(**{name: wrong})

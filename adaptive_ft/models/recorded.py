@@ -1,9 +1,11 @@
-"""Which base model an adapted one stands on: written down when it is saved, and loaded again from that record.
+"""Which base model an adapted one stands on: written down when it is adapted, loaded again from that record, and
+compared with it.
 
 The record holds the whole configuration and not only the name, because a head may have been resized after loading.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import transformers
@@ -15,6 +17,15 @@ from adaptive_ft.models import vlbert
 from adaptive_ft.models.bases.reading import read_pretrained
 
 LIBRARIES = {"transformers": transformers, "adaptive_ft": vlbert}
+# Options in which two models may differ whose weights have the same shapes, or where the shapes would not say why.
+COMPARED = frozenset(
+    {
+        *("hidden_act", "hidden_size", "intermediate_size", "layer_norm_eps", "num_attention_heads"),
+        *("num_hidden_layers", "l_layers", "r_layers", "x_layers", "mlp_ratio", "use_swiglu_ffn", "qkv_bias"),
+        *("pooler_act", "apply_layernorm", "patch_size", "pad_token_id", "mask_token_id", "tie_word_embeddings"),
+        *("is_decoder", "add_cross_attention", "bypass_transformer", "visual_ln", "visual_size"),
+    }
+)
 WAY_OUT = "Load the base yourself and give it: AdaptiveModel.from_pretrained(base, folder)."
 
 
@@ -32,8 +43,54 @@ def record_of(base: nn.Module) -> dict[str, Any]:
         **record,
         "revision": getattr(base.config, "_commit_hash", None),
         "dtype": dtype,
-        "config": base.config.to_diff_dict(),
+        "config": copy.deepcopy(base.config.to_diff_dict()),
     }
+
+
+def check_same_base(record: Mapping[str, Any], base: nn.Module) -> None:
+    """Refuse a base of another class or dtype than `record_of` wrote down, or one that computes something else.
+
+    A class of somebody's own is compared by the type of its model alone: it may have been moved or renamed.
+    """
+    here, name = record_of(base), record["name"] or "a model without a name"
+    known = _recorded_class(record)
+    if known is not None and not isinstance(base, known):
+        raise _differs("class", record["class"], here["class"], f"load {name} as a {record['class']}")
+    if "config" not in record or "config" not in here:
+        return
+    was, now = record["config"].get("model_type"), here["config"].get("model_type")
+    if was != now:
+        raise _differs("model_type", was, now, f"load {name}")
+    config: Any = base.config
+    for option, was, now in _differing(type(config).from_dict(dict(record["config"])).to_dict(), config.to_dict()):
+        raise _differs(f"config.{option}", was, now, f"load {name} with its own configuration")
+    if record["dtype"] != here["dtype"]:
+        way_out = f"load {name} with dtype=torch.{record['dtype']}, and cast the adapted model afterwards"
+        raise _differs("dtype", record["dtype"], here["dtype"], way_out)
+
+
+def _differs(what: str, was: object, now: object, way_out: str) -> UserError:
+    """The refusal of a base that differs in one thing."""
+    return UserError(
+        f"the base model differs: its {what} is {now!r}, the adapted one's was {was!r}. To go on, {way_out}."
+    )
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """The compared options, also those of configurations inside, that are not the same: name and both values."""
+    for option, now in after.items():
+        was = before.get(option)
+        if option in COMPARED and was != now:
+            yield option, was, now
+        elif isinstance(now, Mapping) and isinstance(was, Mapping):
+            for inner, *values in _differing(was, now):
+                yield f"{option}.{inner}", values[0], values[1]
+
+
+def _recorded_class(record: Mapping[str, Any]) -> type[PreTrainedModel] | None:
+    """The class that a record names, if it is one of transformers or VL-BERT's."""
+    found: Any = getattr(LIBRARIES.get(str(record.get("library"))), record["class"], None)
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
 
 def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
@@ -42,10 +99,8 @@ def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
     Raises UserError when the class is neither one of transformers nor VL-BERT's, when the model was made without a
     checkpoint, and when its checkpoint cannot be read.
     """
-    library, name = record.get("library"), record["name"]
-    found: Any = getattr(LIBRARIES.get(str(library)), record["class"], None)
-    is_known = isinstance(found, type) and issubclass(found, PreTrainedModel)
-    if not is_known or "config" not in record:
+    library, name, found = record.get("library"), record["name"], _recorded_class(record)
+    if found is None or "config" not in record:
         raise UserError(f"the base model is a {record['class']} of '{library}', which is not known here. {WAY_OUT}")
     if not name:
         raise UserError(f"the base model is a {record['class']} of which no folder and no hub id is known. {WAY_OUT}")
