@@ -1,7 +1,7 @@
 """Pictures with one label each: files named by a CSV, or a folder per class.
 
     CSV      path,label[,split] with a header; paths as seen from the picture folder
-    folders  SPLIT/LABEL/picture.jpg below the picture folder
+    folders  SPLIT/LABEL/picture.jpg below the picture folder, hidden ones left out
 
 Encoded files are taken over byte by byte; PNG and JPEG only.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from adaptive_ft.data.pixels import UNREADABLE, decode_rgb
 from adaptive_ft.data.records import ImageRecord, labelled_picture
 from adaptive_ft.data.shard_tar import PICTURE_ENDINGS
+from adaptive_ft.data.sources.source_files import files_below, is_hidden
 from adaptive_ft.errors import UserError
 
 PATH, LABEL, SPLIT = "path", "label", "split"
@@ -115,9 +116,9 @@ def _chosen(labels: Path, rows: "csv.DictReader[str]", split: str) -> Iterator[L
 def _from_folders(folder: Path, split: str) -> list[LabelledFile]:
     place = folder / split
     if not place.is_dir():
-        found = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
+        found = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
         raise UserError(f"the picture folder '{folder}' has no split '{split}'; it has {_told(found)}")
-    paths = sorted(path.relative_to(folder) for path in place.rglob("[!.]*") if path.is_file())
+    paths = [path.relative_to(folder) for path in files_below(place)]
     loose = [path for path in paths if len(path.parts) < 3]
     if loose:
         raise UserError(f"'{folder / loose[0]}' lies in no class folder; sort pictures as {split}/LABEL/picture.jpg")

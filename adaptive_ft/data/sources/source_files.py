@@ -4,12 +4,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from adaptive_ft.errors import UserError
 
 SourceFile: TypeAlias = Path | zipfile.Path
 """A file on the disk or in a zip; its text form is its place as messages name it."""
+Place = TypeVar("Place", Path, zipfile.Path)
 _INSIDE = "@/"  # VL-BERT's mark between a zip and a place inside it: features.zip@/features
 
 
@@ -23,7 +24,7 @@ def source_files(path: Path) -> Iterator[SourceFile]:
     if not Path(outside).exists():
         raise UserError(f"cannot read '{outside}': no such file or folder")
     if not outside.endswith(".zip"):
-        yield from _below(Path(outside))
+        yield from files_below(Path(outside))
         return
     try:
         with zipfile.ZipFile(outside) as archive:
@@ -31,9 +32,25 @@ def source_files(path: Path) -> Iterator[SourceFile]:
             start = root.joinpath(inside) if inside else root
             if inside and not start.exists():  # the root itself does not count as existing
                 raise UserError(f"there is no '{inside}' in '{outside}'")
-            yield from _below(start)
+            yield from files_below(start)
     except zipfile.BadZipFile as error:
         raise UserError(f"'{outside}' is no whole zip ({error}); copy it again") from None
+
+
+def files_below(place: Place) -> Iterator[Place]:
+    """Every file at or below `place` in the order of names, but hidden ones and those macOS adds to zips."""
+    if not place.is_dir():
+        yield place
+        return
+    children: Iterator[Place] = place.iterdir()
+    for child in sorted(children, key=lambda child: child.name):
+        if not is_hidden(child.name):
+            yield from files_below(child)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the data: made by an editor or by macOS."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def read_whole(file: SourceFile) -> bytes:
@@ -56,13 +73,3 @@ def on_disk(file: SourceFile) -> Path:
     if isinstance(file, Path):
         return file
     raise UserError(f"'{file}' lies in a zip; unpack it first, a file of many images is not read out of a zip")
-
-
-def _below(place: SourceFile) -> Iterator[SourceFile]:
-    if not place.is_dir():
-        yield place
-        return
-    children: Iterator[SourceFile] = place.iterdir()
-    for child in sorted(children, key=lambda child: child.name):
-        if not child.name.startswith(".") and child.name != "__MACOSX":
-            yield from _below(child)

@@ -66,6 +66,15 @@ def test_folders_name_split_and_class(folder: Path) -> None:
     assert [record.questions[0].question_id for record in records] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints/a.png", "__MACOSX/cat/b.png", "cat/.ipynb_checkpoints/a-checkpoint.png", "cat/._a.png"]
+)
+def test_what_editors_and_macos_leave_behind_is_no_class_and_no_picture(name: str, folder: Path) -> None:
+    write_picture(folder / "tree/train/cat/a.png")
+    write_picture(folder / "tree/train" / name)
+    assert [file.path for file in list_labelled_files(folder / "tree", None, "train")] == ["train/cat/a.png"]
+
+
 FAULTS: dict[str, tuple[str | bytes, str]] = {
     "no header": ("train/a.jpg,dress,train\n", "line 1: the header lacks label and path"),
     "no label column": ("path,split\ntrain/a.jpg,train\n", "line 1: the header lacks label; it must name"),
@@ -97,6 +106,7 @@ def test_a_faulty_csv_is_refused_with_its_line(name: str, folder: Path) -> None:
 FAULTY_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda folder: None, "there is no picture folder"),
     "no split": (lambda folder: write_picture(folder / "dev/hat/1.jpg"), "no split 'train'; it has 'dev'"),
+    "no split but what macOS adds": (lambda folder: write_picture(folder / "__MACOSX/a.jpg"), "it has none"),
     "no class": (lambda folder: write_picture(folder / "train/1.jpg"), r"'.*train/1\.jpg' lies in no class folder"),
     "nothing": (lambda folder: (folder / "train/hat").mkdir(parents=True), "holds no pictures"),
 }
