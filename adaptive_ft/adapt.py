@@ -24,6 +24,7 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
 from adaptive_ft.models import describe, undo_sdpa
 from adaptive_ft.models.recorded import record_of
+from adaptive_ft.outputs import with_gates
 from adaptive_ft.policy import Policy, build_policy
 from adaptive_ft.policy_log import LogsPolicy, PolicyLog
 from adaptive_ft.pretrained import Saves, check_not_adapted, hash_frozen
@@ -129,12 +130,7 @@ class AdaptiveModel(LogsPolicy, Saves):
             decided = self.decider.forced(forced, inputs)
         self.log.record(decided.gates_BD)
         self.holder.set(decided.gates_BC)
-        output = self.base(**{**inputs, "return_dict": True})
-        output["gates"] = decided.gates_BD
-        output.policy_logits = None
-        if decided.logits_BD2 is not None:
-            output["policy_logits"] = decided.logits_BD2
-        return output
+        return with_gates(self.base(**{**inputs, "return_dict": True}), decided.gates_BD, decided.logits_BD2)
 
     def anneal(self, share: float) -> None:
         """Set the Gumbel temperature to what it is after `share` of all updates, 0 to 1 (`annealed_temperature`)."""

@@ -19,7 +19,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("gates", "components", "independent_policy", "refusals"),
     ("losses", "strategies", "layers", "bypass", "low_rank", "pooled_inputs"),
     ("models", "policy"),
-    ("hub", "adaptive_files", "policy_log", "wrapping"),
+    ("hub", "adaptive_files", "policy_log", "outputs", "wrapping"),
     ("adaptive_config", "decider"),
     ("pretrained",),
     ("adapt",),

@@ -1,8 +1,10 @@
-"""An adapted model in the hands of transformers' own Trainer, as docs/api.md tells it.
+"""An adapted model in the hands of transformers' own Trainer and of torch's wrapper for ranks, as docs/api.md tells it.
 
 Mirrors no single module: adapt holds what the Trainer looks for.
 """
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,36 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, ViTForImageClassification
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
+from adaptive_ft.engine.ranks import free_port
 from adaptive_ft.losses import PolicyLossConfig, policy_losses
 from tests.models.tiny_families import LXMERT, TINY
 
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tests.models.tiny_families import TINY
+from tests.test_transformers_trainer import FrugalTrainer, adapted, trained, trainer
+
+dist.init_process_group("gloo")
+found = {}
+for strategy in ("spottune", "blockdrop", "standard"):
+    model = adapted(strategy)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=strategy == "spottune")
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    torch.manual_seed(dist.get_rank())
+    for _ in range(2):
+        output = wrapped(**TINY["vit"].inputs(4), labels=torch.tensor([0, 1, 2, 0]))
+        (output.loss + output.gates.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found[strategy] = trained(model)
+model = adapted()
+trainer(model, sys.argv[1], FrugalTrainer, max_steps=2, gradient_accumulation_steps=2).train()
+found["Trainer"] = trained(model)
+torch.save(found, f"{sys.argv[1]}/{dist.get_rank()}.pt")
+"""
 NONE_TUNED = PolicyLossConfig(budget_scale=100.0, budget=0.0)
 
 
@@ -137,3 +166,33 @@ def test_checkpointed_activations_are_asked_for_at_the_base(tmp_path: Path) -> N
     trainer(model, tmp_path, max_steps=1).train()
     with pytest.raises(AttributeError, match="gradient_checkpointing_enable"):
         trainer(model, tmp_path, max_steps=1, gradient_checkpointing=True).train()
+
+
+@pytest.mark.launch
+def test_ranks_with_pictures_of_their_own_keep_the_same_weights(
+    tmp_path: Path, environment: dict[str, str], repository: Path
+) -> None:
+    """In one's own loop and under the Trainer, whose wrapper takes every output apart; every rank's weights move."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    path = f"{repository}:{environment.get('PYTHONPATH', '')}"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path)],
+            cwd=tmp_path,
+            env={**environment, **shared, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert first.keys() == {"spottune", "blockdrop", "standard", "Trainer"}
+    for case, weights in first.items():
+        before = trained(adapted("spottune" if case == "Trainer" else case))
+        assert weights.keys() == before.keys()
+        for name, value in weights.items():
+            assert torch.equal(value, second[case][name]), (case, name)
+            assert not torch.equal(value, before[name]), (case, name)
