@@ -13,6 +13,8 @@ from transformers import (
     AutoImageProcessor,
     BitImageProcessorPil,
     CLIPImageProcessorPil,
+    CLIPProcessor,
+    CLIPTokenizer,
     DeiTImageProcessorPil,
     ViTImageProcessorPil,
 )
@@ -24,6 +26,7 @@ from adaptive_ft.tasks.classification import Normalisation
 from tests.data.picture_files import noise_picture
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NESTING_FILE = "processor_config.json"
 MEASURE = {"image_mean": list(IMAGENET.mean), "image_std": list(IMAGENET.std)}
 CROP = {"height": 14, "width": 14}
 PROCESSORS: dict[str, Any] = {
@@ -109,10 +112,55 @@ def test_pictures_are_stretched_where_the_processor_makes_no_squares(
     assert "stretched to the model's size" in caplog.text
 
 
-def test_faulty_files_are_named(tmp_path: Path) -> None:
-    for faulty in ([0.5], 0.5):
-        with pytest.raises(UserError, match=r"has the mean .* three colours are read"):
-            load_processing(write(tmp_path, image_mean=faulty, image_std=faulty))
-    (tmp_path / PROCESSOR_FILE).write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+def test_a_processor_of_pictures_and_texts_keeps_the_one_of_pictures_inside(tmp_path: Path) -> None:
+    """transformers 5 writes a CLIP's processor as processor_config.json alone."""
+    texts = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
+    CLIPProcessor(PROCESSORS["clip"], texts).save_pretrained(tmp_path)
+    assert not (tmp_path / PROCESSOR_FILE).exists()
+    found = load_processing(str(tmp_path))
+    assert found.framing == Framing(14, 14, keeps_shape=True, resample=Image.Resampling.BICUBIC)
+    assert found.normalisation.mean == tuple(PROCESSORS["clip"].image_mean)
+
+
+def test_a_processor_without_a_word_on_pictures_is_silent(tmp_path: Path) -> None:
+    (tmp_path / NESTING_FILE).write_text('{"processor_class": "CLIPProcessor"}')
+    assert load_processing(str(tmp_path)) == PictureProcessing()
+
+
+FAULTY: dict[str, tuple[dict[str, Any], str]] = {
+    "one mean": ({"image_mean": [0.5], "image_std": [0.5]}, "has the mean .*0.5.* three colours are read"),
+    "no list": ({"image_mean": 0.5}, r"has the mean 0.5 .* three colours are read"),
+    "words as means": ({"image_mean": ["a", "b", "c"]}, "has the mean .*'a', 'b', 'c'.* three colours are read"),
+    "nothing as spread": ({"image_std": [None] * 3}, "has the mean .*None.* three colours are read"),
+    "no spread": ({"image_std": [0.5, 0, 0.5]}, "has .* a spread above 0"),
+    "no number as spread": ({"image_std": [0.5, float("nan"), 0.5]}, "has .* a spread above 0"),
+    "factor 0": ({"rescale_factor": 0}, "has the rescale_factor 0; a number above 0 is read"),
+    "a word as factor": ({"rescale_factor": "1/255"}, "has the rescale_factor '1/255'; a number above 0 is read"),
+    "unknown resampling": ({"resample": 99}, "has the resample 99; 0 to 5 are read"),
+    "a word as resampling": ({"resample": "bicubic"}, "has the resample 'bicubic'; 0 to 5 are read"),
+    "words as sides": ({"size": {"height": "a", "width": "a"}}, r"has the size .*'a'.*whole numbers of pixels above 0"),
+    "half pixels": ({"size": {"height": 9.5, "width": 9.5}}, "has the size .*whole numbers of pixels above 0"),
+    "below 0": ({"do_center_crop": True, "crop_size": -1}, "has the crop_size .*-1.*whole numbers of pixels above 0"),
+    "no sides": ({"size": []}, "cannot be read: list index out of range"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_faulty_options_are_named(name: str, tmp_path: Path) -> None:
+    content, message = FAULTY[name]
+    with pytest.raises(UserError, match=f"image processor of '{tmp_path}' {message}"):
+        load_processing(write(tmp_path, **content))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "null", "{", "{}", ""])
+def test_a_file_that_is_no_processor_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / PROCESSOR_FILE).write_text(content)
+    with pytest.raises(UserError, match=f"image processor of '{tmp_path}' cannot be read"):
+        load_processing(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["3", "{", '{"image_processor": [1]}', '{"image_processor": {"size": 4}}'])
+def test_a_nesting_file_that_is_no_processor_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / NESTING_FILE).write_text(content)
+    with pytest.raises(UserError, match=f"image processor of '{tmp_path}' cannot be read"):
         load_processing(str(tmp_path))
