@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.commands.eval import Command as Evaluate
 from adaptive_ft.config import RunConfig, load_run_config
+from adaptive_ft.data.shard_set import PictureShardSet
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
@@ -116,6 +118,24 @@ def test_an_exported_model_is_the_base_of_another_run(
     assert (place / "vit/preprocessor_config.json").is_file()
     score = Trainer(second).fit()["start_val_score"]
     assert score == json.loads((place / "runs/first/summary.json").read_text())["best_val_score"]
+
+
+def test_a_dinov2_is_fed_what_its_processor_makes_in_training_and_when_judged(
+    options: Options, place: Path, ranks: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 1}
+    Dinov2Model(Dinov2Config(**sizes, image_size=28, patch_size=7)).save_pretrained(place / "dinov2")
+    processor = BitImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 14, "width": 14})
+    processor.save_pretrained(place / "dinov2")
+    run = build(options("dinov2", "--model.name", str(place / "dinov2"), "--model.type", "None"), ranks)
+    assert isinstance(run.parts.train_shards, PictureShardSet)
+    assert run.parts.train_shards.framing.side == 14
+    score = Trainer(run).fit()["val_score"]
+    capsys.readouterr()
+    Evaluate(checkpoint=place / "runs/dinov2").answer_on(ranks)
+    assert f"{100 * score:.2f}" in capsys.readouterr().out
+    (saved,) = {path.read_text() for path in (place / "runs/dinov2/checkpoints").rglob("preprocessor_config.json")}
+    assert json.loads(saved)["crop_size"] == {"height": 14, "width": 14}
 
 
 def test_pictures_and_questions_refuse_each_others_models(options: Options, workplace: Path, ranks: Ranks) -> None:
