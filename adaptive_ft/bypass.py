@@ -8,7 +8,8 @@ Shape suffixes: B samples, U samples that use the layer, S skipping samples whos
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -126,9 +127,30 @@ def _blank(plain: type[nn.Module]) -> nn.Module:
 
 @torch.no_grad()
 def _differences(run: Callable[[Tensor], list[Tensor]], inputs: Sequence[Tensor], split: Split) -> list[Tensor]:
-    """layer(x)[s] - x[s] of every stream, for the skipping samples that were drawn."""
-    outputs = run(split.skipped_S)
+    """layer(x)[s] - x[s] of every stream, for the skipping samples that were drawn.
+
+    With random numbers of its own: how many samples are looked at must not change the dropout of those that count.
+    """
+    with _own_random_numbers(split.seed, inputs[0].device):
+        outputs = run(split.skipped_S)
     return [output - x.index_select(0, split.skipped_S) for x, output in zip(inputs, outputs, strict=True)]
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, random numbers on the CPU and on `device` start from `seed`; outside, they go on as if it had not been.
+
+    Neither `fork_rng` nor `manual_seed`: the seed of one device must not reach the others.
+    """
+    on_device = [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
+    before = [(generator, generator.get_state()) for generator in (torch.default_generator, *on_device)]
+    try:
+        for generator, _ in before:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
 
 
 class _Bypassed(torch.autograd.Function):

@@ -130,11 +130,15 @@ class Decider:
 
 
 def batch_of(inputs: Mapping[str, Any]) -> tuple[int, torch.device]:
-    """The batch size all input tensors share, and their device. Raises ValueError when they differ."""
+    """The batch size all input tensors share, and their device. Raises ValueError when they differ or it is 0."""
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.dim()}
     sizes = {name: value.shape[0] for name, value in tensors.items()}
+    if not tensors:
+        raise ValueError("no input is a tensor with a batch axis; give the base model's inputs by name.")
     if len(set(sizes.values())) != 1:
         raise ValueError(f"all inputs must have one batch size as their first dimension, they have {sizes}.")
+    if 0 in sizes.values():
+        raise ValueError(f"the batch is empty: {sizes}; give at least one sample.")
     return next(iter(sizes.values())), next(iter(tensors.values())).device
 
 

@@ -3,7 +3,7 @@
 Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1 tuned).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,12 +22,14 @@ class GatesDiverged(ValueError):
 @dataclass(frozen=True, eq=False)
 class Split:
     """The samples of one column, int64: `used_U` have gate 1, `skipped_S` are those with gate 0 whose gate gradient is
-    evaluated; what these receive is multiplied by `weight` (`plan_gates`).
+    evaluated; what these receive is multiplied by `weight` (`plan_gates`). `seed`: of the random numbers (dropout) of
+    the evaluation, other ones in every step and column.
     """
 
     used_U: Tensor
     skipped_S: Tensor
     weight: float
+    seed: int
 
 
 class GateHolder:
@@ -47,7 +49,8 @@ class GateHolder:
         self._plan: GatePlan | None = None
         self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
         self._splits: list[Split] = []
-        self._draws = Draws(torch.initial_seed())
+        self._draws = Draws()
+        self.seed(torch.initial_seed())
         self._num_faulty: Tensor | None = None
 
     def __reduce__(self) -> tuple[type["GateHolder"], tuple[float, tuple[Columns, ...]]]:
@@ -69,6 +72,7 @@ class GateHolder:
     def seed(self, seed: int) -> None:
         """Start the draws of samples anew."""
         self._draws.seed(seed)
+        self._seed, self._num_set = seed, 0
 
     def set(self, gates_BC: Tensor) -> None:
         """Takes the gates [B, C] of all components and partitions them for all layers at once.
@@ -84,6 +88,7 @@ class GateHolder:
                 raise GatesDiverged(str(refusal)) from refusal
             raise
         self._splits = []
+        self._num_set += 1
         new = self._plan.num_faulty
         self._num_faulty = new if self._num_faulty is None else self._num_faulty + new
         # One backward node collects the gradients of all groups; slices would fill a [B, C] table per module.
@@ -142,11 +147,14 @@ class GateHolder:
         gates_B1, _ = self.read(column, column + 1, batch, module)
         if not self._splits:
             assert self._plan is not None
-            self._splits = _split(self._plan, torch.cat([gates for gates, _ in self._groups.values()], dim=1))
+            gates_BC = torch.cat([gates for gates, _ in self._groups.values()], dim=1)
+            # A hash of whole numbers is the same in every process.
+            seeds = [hash((self._seed, self._num_set, number)) for number in range(gates_BC.shape[1])]
+            self._splits = _split(self._plan, gates_BC, seeds)
         return gates_B1, self._splits[column]
 
 
-def _split(plan: GatePlan, gates_BC: Tensor) -> list[Split]:
+def _split(plan: GatePlan, gates_BC: Tensor, seeds: Sequence[int]) -> list[Split]:
     """The split of every column; the drawn samples are put in order of their gates, the frozen ones first."""
     sampled_CM = plan.sampled_CM.long()
     drawn_CM = gates_BC.detach().T.gather(1, sampled_CM)
@@ -154,8 +162,10 @@ def _split(plan: GatePlan, gates_BC: Tensor) -> list[Split]:
     counts = torch.stack([plan.num_frozen_C, (drawn_CM == 0).sum(dim=1)]).tolist()
     weight = plan.batch / sampled_CM.shape[1] if plan.batch else 1.0
     return [
-        Split(order_B[num_frozen:], skipped_M[:num_skipped], weight)
-        for order_B, skipped_M, num_frozen, num_skipped in zip(plan.order_CB.long(), skipped_CM, *counts, strict=True)
+        Split(order_B[num_frozen:], skipped_M[:num_skipped], weight, seed)
+        for order_B, skipped_M, num_frozen, num_skipped, seed in zip(
+            plan.order_CB.long(), skipped_CM, *counts, seeds, strict=True
+        )
     ]
 
 

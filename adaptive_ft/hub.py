@@ -25,6 +25,15 @@ from adaptive_ft.models.bases.reading import may_be_hub_id
 FAILURES = (HfHubHTTPError, HFValidationError, HTTPError, OSError)
 CARD = "README.md"
 SHOWN_DECISIONS = 5
+# What an adapted model is: with a frozen half beside the tuned one, and where the one copy of each block trains.
+HALVES = (
+    "a policy network chooses, per input and component, between pretrained and tuned weights. These files hold what was"
+    " learned; the pretrained weights are the base model's, proved by a hash."
+)
+WHOLE = (
+    "a policy network chooses, per input, which blocks are used and which are skipped. All blocks have been trained;"
+    " these files hold their weights, the base model's class and configuration take them up."
+)
 
 
 def local_folder(
@@ -116,9 +125,7 @@ def model_card(description: Mapping[str, Any], repo_id: str, size: str) -> str:
             "---",
             f"# {repo_id}",
             "",
-            f"A `{base['class']}` adapted with adaptive_ft: a policy network"
-            " chooses, per input and component, between pretrained and tuned weights. These files hold what was"
-            " learned; the pretrained weights are the base model's, proved by a hash.",
+            f"A `{base['class']}` adapted with adaptive_ft: {HALVES if description['frozen_sha256'] else WHOLE}",
             "",
             f"* Base model: {f'`{name}`' if name else local}",
             f"* Strategy: `{description['adaptive']['strategy']}`",

@@ -113,3 +113,15 @@ def test_disabled_means_frozen_whatever_is_global(inputs: dict[str, Tensor]) -> 
         assert not model(**inputs).gates.any()
         assert not model(**inputs, policy="global").gates.any()
     assert model(**inputs).gates.any()
+
+
+@pytest.mark.parametrize("policy", [None, "frozen", torch.zeros(0, 3)])
+def test_an_empty_batch_is_refused(policy: Any, inputs: dict[str, Tensor]) -> None:
+    empty = {name: value[:0] for name, value in inputs.items()}
+    with pytest.raises(ValueError, match=r"the batch is empty: \{'pixel_values': 0\}; give at least one sample\."):
+        adapt()(**empty, policy=policy)
+
+
+def test_inputs_without_a_tensor_are_refused() -> None:
+    with pytest.raises(ValueError, match="no input is a tensor with a batch axis"):
+        adapt()(policy="frozen")

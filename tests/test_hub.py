@@ -251,7 +251,21 @@ def test_a_card_without_decisions_says_so() -> None:
     description = {
         "base_model": {"class": "Some", "name": "owner/name"},
         "adaptive": {"strategy": "last_2"},
+        "frozen_sha256": "f00d",
         "decisions": [],
     }
     card = model_card(description, "owner/adapted", "2 layers of width 4")
     assert "* Strategy: `last_2`\n* Decisions: none, every component is constant\n" in card
+
+
+def test_a_card_of_a_model_without_a_frozen_half_speaks_of_blocks_used() -> None:
+    description = {
+        "base_model": {"class": "Some", "name": "owner/name"},
+        "adaptive": {"strategy": "blockdrop"},
+        "frozen_sha256": None,
+        "decisions": ["layer.0"],
+    }
+    card = model_card(description, "owner/adapted", "2 layers of width 4")
+    assert "chooses, per input, which blocks are used and which are skipped" in card
+    assert "tuned weights" not in card
+    assert "hash" not in card
