@@ -155,6 +155,8 @@ def _reason(error: Exception) -> str:
         return f"the token is wrong or may not do this ({status}): log in (hf auth login), or give token=..."
     if isinstance(error, LocalEntryNotFoundError):
         return f"the hub cannot be reached and no copy is kept here: {_flat(error.__cause__ or error)}"
+    if isinstance(error, HTTPError) and status is None:
+        return f"the hub cannot be reached: {_flat(error)}"
     return _flat(error)
 
 

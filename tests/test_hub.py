@@ -87,6 +87,18 @@ torch.save(found, "found.pt")
 config = AdaptiveConfig.from_pretrained("someone/of_hub", token=TOKEN)
 print(json.dumps({{"refusals": refusals, "global": decided, "strategy": config.strategy}}))
 """
+# Port 9 discards; nobody listens there.
+UNREACHABLE = f"""
+import os
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+{ALONE}
+model = adapted(ViTForImageClassification.from_pretrained("models/base"))
+refusals = {{
+    "fetch": refused(lambda: AdaptiveConfig.from_pretrained("someone/of_hub")),
+    "push": refused(lambda: model.push_to_hub("someone/new", token=TOKEN)),
+}}
+print(json.dumps(refusals))
+"""
 
 
 def adapted(base: nn.Module) -> AdaptiveModel:
@@ -229,6 +241,14 @@ def test_what_cannot_be_pushed_is_one_sentence(pushed: Any, hub: Hub) -> None:
     assert "someone/new" not in hub.repositories
     told = r"the hub does not take 'some/one/new': Repo id must be in the form .*"
     assert re.fullmatch(told, pushed["refusals"]["wrong name"])
+
+
+@pytest.mark.launch
+def test_a_hub_that_is_not_there_is_told_as_such(run: Callable[[str, str], Any]) -> None:
+    refusals = run(UNREACHABLE, "stranded")
+    told = "the hub cannot be reached and no copy is kept here: .*Connection refused"
+    assert re.fullmatch(FETCHING.format("of_hub") + told, refusals["fetch"])
+    assert re.fullmatch("the hub does not take 'someone/new': the hub cannot be reached: .*refused", refusals["push"])
 
 
 def test_a_folder_and_what_can_only_be_one_never_ask_the_hub(tmp_path: Path) -> None:
