@@ -106,7 +106,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
 
 def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
-    if config.model.name is None and ranks.is_main:
+    if not parts.model.base.config.name_or_path and ranks.is_main:
         keep_random_base(parts.model, folder)
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)

@@ -1,7 +1,7 @@
 """The folder of one run: its name, its config, its summary; never two runs in one folder.
 
 runs/NAME/config.yaml      the resolved config; its presence says that the folder is taken
-runs/NAME/base/            the random weights of a run without a pretrained model
+runs/NAME/base/            the base of a run that no checkpoint could give again: all or part of it was random
 runs/NAME/metrics.jsonl    one line per logging interval and epoch
 runs/NAME/plots/           pictures and their CSVs
 runs/NAME/checkpoints/     see engine/checkpoint.py
@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def base(self) -> Path:
-        """The random weights a run without a pretrained model started from."""
+        """The base of a run that no checkpoint could give again: all or part of its weights were random."""
         return self.path / "base"
 
     @property

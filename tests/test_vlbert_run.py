@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
+from adaptive_ft import AdaptiveModel
 from adaptive_ft.adaptive_files import WEIGHTS_FILE
 from adaptive_ft.build import Run, build
 from adaptive_ft.commands.eval import Command
 from adaptive_ft.commands.shards import Command as ShardsCommand
 from adaptive_ft.config import load_run_config
+from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.engine.deepspeed_engine import Engine
@@ -24,6 +27,8 @@ from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_
 from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.loading import ModelConfig
+from adaptive_ft.models.tokenizer import load_tokenizer
 from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.same_run import ADAPTIVE
@@ -95,6 +100,25 @@ def test_eval_scores_as_the_run_did(trained: Path, ranks: Ranks, capsys: pytest.
         f"{100 * summary['val_score']:.2f}",
         f"{100 * summary['official_accuracy']:.2f}",
     ]
+
+
+def test_a_run_that_started_from_a_bert_keeps_its_base(
+    ranks: Ranks, tiny: Callable[..., list[str]], workplace: Path, tmp_path: Path
+) -> None:
+    """The BERT gives only half of it again; with the kept base the adapted model is loaded outside of a run."""
+    shards = ShardSet.open(workplace / "world/target/train")
+    vocabulary = len(load_tokenizer(None, ModelConfig(), shards))
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=vocabulary, **sizes)).save_pretrained(tmp_path)
+    words = tiny("vlbert_from_bert", "--model.name", str(tmp_path), "--model.type", "vl_bert", "--max_steps", "1")
+    run = start([*words, "--task.max_question_length", "16"], ranks)
+    Trainer(run).fit()
+    checkpoints = run.folder.checkpoints
+    saved = checkpoints.folder / checkpoints.tag(1) / ADAPTIVE
+    with pytest.raises(UserError, match="Load the base yourself"):
+        AdaptiveModel.from_pretrained(None, saved)
+    loaded = AdaptiveModel.from_pretrained(VLBertForQuestionAnswering.from_pretrained(run.folder.base), saved)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in weights(run.folder.path).items())
 
 
 def test_a_standard_run_is_exported_as_a_model_a_new_run_starts_from(

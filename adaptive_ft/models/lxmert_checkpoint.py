@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LxmertConfig, LxmertForQuestionAnswering
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, place, read_state_dict
+from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, place, read_checkpoint
 
 # How names begin in the original and here; one that is not listed is not read.
 PREFIXES = {
@@ -38,11 +38,11 @@ def convert_lxmert(source: Source, config: LxmertConfig) -> tuple[dict[str, Tens
     Raises UserError for a file that torch cannot read as plain tensors, for one without weights of LXMERT, for two
     weights that become the same one, and for a weight of another shape than `config` asks for.
     """
-    original = read_state_dict(source)
+    original = read_checkpoint(source)
     with torch.device("meta"):
         expected = LxmertForQuestionAnswering(config).state_dict()
     found: dict[str, str] = {}
-    for key in original:
+    for key in original.weights:
         name = renamed(key)
         if name is not None and name in expected:
             if name in found:

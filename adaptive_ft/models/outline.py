@@ -39,7 +39,7 @@ def outline(name: str) -> Outline:
         for candidate in (config, getattr(config, "vision_config", None)):
             backbone = _backbone(candidate)
             if backbone is not None:
-                part = backbone(candidate)
+                part = _made(backbone, candidate)
                 return Outline(part, named or (config.model_type if candidate is not config else None))
     known = ", ".join(backbone.config_class.model_type for backbone in BACKBONES)
     raise UserError(f"model '{name}' is of type '{config.model_type}'; these can be adapted: {known}.")
@@ -50,13 +50,25 @@ def _whole(config: Any, named: str) -> nn.Module | None:
     for home in (transformers, vlbert):
         found: Any = getattr(home, named, None)
         if getattr(found, "config_class", None) is type(config):
-            model: nn.Module = found(config)
+            model = _made(found, config)
             try:
                 describe(model)
             except UserError:
                 return None
             return model
     return None
+
+
+def _made(kind: Any, config: Any) -> nn.Module:
+    """The model of class `kind`; transformers' own refusals name neither the file nor the class."""
+    try:
+        model: nn.Module = kind(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+        name, reason = config.name_or_path, " ".join(str(error).split())
+        raise UserError(
+            f"no {kind.__name__} can be made from the config.json of '{name}': {type(error).__name__}: {reason}."
+        ) from error
+    return model
 
 
 def _backbone(config: Any) -> Any:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import vlbert
-from adaptive_ft.models.bases.reading import read_pretrained
+from adaptive_ft.models.bases.reading import is_file_name, read_pretrained
 
 LIBRARIES = {"transformers": transformers, "adaptive_ft": vlbert}
 # Options in which two models may differ whose weights have the same shapes, or where the shapes would not say why.
@@ -97,13 +97,15 @@ def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
     """The base model that `record_of` wrote down; weights that its checkpoint lacks are random.
 
     Raises UserError when the class is neither one of transformers nor VL-BERT's, when the model was made without a
-    checkpoint, and when its checkpoint cannot be read.
+    checkpoint or from an original file, and when its checkpoint cannot be read.
     """
     library, name, found = record.get("library"), record["name"], _recorded_class(record)
     if found is None or "config" not in record:
         raise UserError(f"the base model is a {record['class']} of '{library}', which is not known here. {WAY_OUT}")
     if not name:
         raise UserError(f"the base model is a {record['class']} of which no folder and no hub id is known. {WAY_OUT}")
+    if is_file_name(name):
+        raise UserError(f"the base model was read from '{name}', a file of an original project. {WAY_OUT}")
     config = found.config_class.from_dict(record["config"])
     options = {"revision": record["revision"]} if record["revision"] else {}
     try:

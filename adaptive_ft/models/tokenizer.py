@@ -29,10 +29,16 @@ def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> 
             f"Neither the base model nor the shards in '{shards.folder}' name a tokenizer: give one with"
             " --data.tokenizer (a folder or a hub id)."
         )
+    return read_tokenizer(name)
+
+
+def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id; raises UserError for one that cannot be read."""
     try:
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer '{name}' cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tokenizers raises nothing narrower, transformers whatever a wrong file leads to
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise UserError(f"The tokenizer '{name}' cannot be read: {kind}{' '.join(str(error).split())}") from error
 
 
 def _brings_tokenizer(name: str) -> bool:

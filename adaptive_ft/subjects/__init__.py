@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from adaptive_ft.config import RunConfig
 from adaptive_ft.data.manifest import LABELLED_PICTURES, QUESTIONS
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.tokenizer import load_tokenizer
+from adaptive_ft.models.tokenizer import load_tokenizer, read_tokenizer
 from adaptive_ft.subjects.picture_processing import load_processing
 from adaptive_ft.subjects.pictures import Pictures
 from adaptive_ft.subjects.questions import Questions
@@ -47,10 +45,14 @@ def subject_facts(subject: Subject, shards: ShardSet) -> dict[str, Any]:
 
 
 def restore_subject(facts: Mapping[str, Any], folder: Path, config: RunConfig) -> Subject:
-    """The subject that wrote `facts`, with the files it saved in `folder`."""
+    """The subject that wrote `facts`, with the files it saved in `folder`.
+
+    Raises:
+        UserError: these files cannot be read.
+    """
     if facts.get("content", QUESTIONS) == LABELLED_PICTURES:
         return Pictures(facts["answer_table"], load_processing(str(folder)))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     return Questions(
         facts["answer_table"], tokenizer, facts["visual_feat_dim"], facts["feature_extractor"], config.data.blind
     )

@@ -118,6 +118,15 @@ def test_a_truncated_file_is_refused_in_one_line(checkpoint: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"info about the weights"], ids=["empty", "garbage", "text"])
+def test_an_old_weight_file_that_is_none_is_refused_in_one_line(checkpoint: Path, content: bytes) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot load the model .* as a folder: it is no torch file, or") as caught:
+        build(str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "nowhere/", "data/base", "runs/mine"])
 def test_a_missing_folder_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can only be a folder is not asked of the hub; a relative path may only be seen from the wrong place."""

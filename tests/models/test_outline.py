@@ -1,5 +1,6 @@
 """A model without weights from its configuration: which class it gets, and that it has its whole size."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +51,17 @@ def test_the_class_the_configuration_names(config: Any, architectures: Any, expe
 def test_another_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(UserError, match=r"of type 't5'; these can be adapted: lxmert, .*clip_vision_model"):
+        outline(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_attention_heads": 7}, {"num_attention_heads": 0}, {"hidden_act": "nothing"}, {"intermediate_size": -1}],
+    ids=str,
+)
+@pytest.mark.parametrize("architectures", [None, ["BertForQuestionAnswering"]], ids=["backbone", "whole"])
+def test_sizes_that_no_model_can_have_are_told(wrong: dict[str, Any], architectures: Any, tmp_path: Path) -> None:
+    config = BertConfig(**FEW, architectures=architectures).to_dict() | wrong
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"no Bert\w+ can be made from the config\.json of '{tmp_path}': "):
         outline(str(tmp_path))

@@ -11,6 +11,7 @@ from transformers import BertModel, LxmertForQuestionAnswering, ViTForImageClass
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.models.recorded import load_recorded, record_of
 from adaptive_ft.models.vlbert import VLBertForQuestionAnswering
 from tests.models.tiny_families import LXMERT, TINY, Family
@@ -102,6 +103,27 @@ def test_a_model_without_a_checkpoint_is_asked_for(tmp_path: Path) -> None:
 
 def adapt_and_save(base: nn.Module, folder: Path) -> None:
     get_adaptive_model(base, AdaptiveConfig(policy=POLICY)).save_pretrained(folder)
+
+
+def test_a_vlbert_that_started_from_a_bert_is_asked_for(tmp_path: Path) -> None:
+    """The folder of the BERT holds only half of it."""
+    TINY["bert"].build().save_pretrained(tmp_path / "bert")
+    facts = DataFacts(["yes", "no"], visual_feat_dim=8, vocab_size=TINY["bert"].config().vocab_size, mask_token_id=4)
+    base = build_base(ModelConfig(name=str(tmp_path / "bert"), type="vl_bert"), facts)
+    adapt_and_save(base, tmp_path / "adapted")
+    with pytest.raises(UserError, match=r"VLBertForQuestionAnswering of which no folder .* Load the base yourself"):
+        AdaptiveModel.from_pretrained(None, tmp_path / "adapted")
+
+
+@pytest.mark.parametrize("name", ["vqa-best.model", "model_LXRT.pth"])
+def test_a_base_from_an_original_file_is_asked_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    base = TINY["vl_bert"].build()
+    base.config.name_or_path = str(tmp_path / name)
+    adapt_and_save(base, tmp_path)
+    told = rf"the base model was read from '.*{name}', a file of an original project\. Load the base yourself"
+    with pytest.raises(UserError, match=told):
+        AdaptiveModel.from_pretrained(None, tmp_path)
 
 
 class OwnBert(BertModel):

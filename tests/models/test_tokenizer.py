@@ -9,7 +9,7 @@ from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import ModelConfig
-from adaptive_ft.models.tokenizer import load_tokenizer
+from adaptive_ft.models.tokenizer import load_tokenizer, read_tokenizer
 
 
 def write_tokenizer(folder: Path, words: str) -> str:
@@ -40,3 +40,15 @@ def test_none_anywhere_and_one_that_cannot_be_read_are_named(shards: ShardSet, t
         load_tokenizer(None, ModelConfig(), nameless)
     with pytest.raises(UserError, match=f"The tokenizer '{tmp_path}' cannot be read"):
         load_tokenizer(str(tmp_path), ModelConfig(), shards)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ['{"a": 1', "", "[]", '{"added_tokens": []}'])
+def test_files_that_are_no_tokenizer_are_told_in_one_line(file: str, content: str, tmp_path: Path) -> None:
+    if file == "tokenizer_config.json" and content.endswith("}"):
+        pytest.skip("unknown entries of a configuration mean nothing")
+    write_tokenizer(tmp_path, "one two")
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=f"The tokenizer '{tmp_path}' cannot be read: .") as caught:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,10 +1,9 @@
 """A checkpoint's answer head under `--model.answers`: read with its own answers, its rows kept by their text."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,14 +21,28 @@ def facts_of_head(config: ModelConfig, facts: DataFacts) -> DataFacts:
     return facts if config.answers is None else replace(facts, answer_table=read_answers(Path(config.answers)))
 
 
-def check_listed(config: ModelConfig, report: Mapping[str, Any], last: str) -> None:
-    """Refuse a list of another length than the head, whose last layer is called `last`; `report` is transformers'."""
-    for key, theirs, ours in report["mismatched_keys"]:
+def check_listed(
+    config: ModelConfig, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]], last: str
+) -> None:
+    """Refuse a list of another length than the head, whose last layer is called `last`.
+
+    mismatched: name, the checkpoint's shape and the model's shape, as in transformers' "mismatched_keys".
+    """
+    for key, theirs, ours in mismatched:
         if config.answers is not None and key.startswith(last):
             raise UserError(
                 f"--model.answers '{config.answers}' lists {ours[0]} answers, the head of '{config.name}' has"
                 f" {theirs[0]}: give the list of the checkpoint."
             )
+
+
+def check_given(config: ModelConfig, missing: Iterable[str], last: str) -> None:
+    """Refuse a list for a checkpoint without a last layer: random rows would pass for rows found by their text."""
+    if config.answers is not None and any(key.startswith(last) for key in missing):
+        raise UserError(
+            f"--model.answers '{config.answers}' lists the answers of '{config.name}', which has no answer head to take"
+            " rows from: leave it out, and the head starts at random."
+        )
 
 
 def fitted_head(head: nn.Linear, config: ModelConfig, facts: DataFacts) -> nn.Linear:

@@ -5,15 +5,26 @@ import functools
 import torch
 from transformers import AutoConfig, LxmertConfig, LxmertForQuestionAnswering
 
-from adaptive_ft.models.bases.answer_head import check_listed, facts_of_head, fitted_head
+from adaptive_ft.models.bases.answer_head import check_given, check_listed, facts_of_head, fitted_head
 from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
-from adaptive_ft.models.bases.original import load_original
+from adaptive_ft.models.bases.original import Form, load_original
 from adaptive_ft.models.bases.reading import check_fits, check_report, read_pretrained
 from adaptive_ft.models.lxmert_attention import use_sdpa
 from adaptive_ft.models.lxmert_checkpoint import convert_lxmert, renamed
 
 HEAD = "answer_head."
 LAST = "answer_head.logit_fc.3."
+FILES = Form(
+    "lxmert",
+    renamed,
+    may_be_new=(HEAD,),
+    last=LAST,
+    stacks={
+        "lxmert.encoder.layer.": "language_layers",
+        "lxmert.encoder.r_layers.": "region_layers",
+        "lxmert.encoder.x_layers.": "cross_layers",
+    },
+)
 
 
 def random(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswering:
@@ -52,7 +63,8 @@ def pretrained(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswer
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    check_listed(config, report, LAST)
+    check_listed(config, report["mismatched_keys"], LAST)
+    check_given(config, report["missing_keys"], LAST)
     check_report(name, report, HEAD)
     return _finished(model, config, facts)
 
@@ -61,7 +73,7 @@ def original(config: ModelConfig, facts: DataFacts) -> LxmertForQuestionAnswerin
     """A file of the original, of the sizes in `config`, its answer head new or taken over by text where it has another
     one."""
     model = random(config, facts_of_head(config, facts))
-    load_original(model, config, functools.partial(convert_lxmert, config=model.config), renamed, (HEAD, LAST))
+    load_original(model, config, functools.partial(convert_lxmert, config=model.config), FILES)
     return _finished(model, config, facts)
 
 

@@ -21,6 +21,8 @@ class ModelConfig:
     own; vl_bert also starts from a BERT."""
     answers: str | None = None
     """JSON list of the answers in the order of the checkpoint's answer head: its rows are taken over by text."""
+    first_layers: bool = False
+    """Original files: one that has more layers than the options below gives its first ones, and is not refused."""
     hidden_size: int = 768
     """Width of the model."""
     num_attention_heads: int = 12

@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from adaptive_ft.errors import UserError
+from adaptive_ft.models import torch_files
 from adaptive_ft.models.bases.options import DataFacts
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 FOLDERS = (".", "/", "~", "data/", "runs/")
 # How the files of the original projects end: LXMERT's and VL-BERT's.
 FILES = (".pth", ".model")
-UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError)
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -38,8 +39,7 @@ def read_pretrained(reader: Callable[..., Any], name: str, **options: Any) -> An
         return reader(name, **options)
     except UNREADABLE as error:
         place = "folder" if Path(name).is_dir() else f"hub id (there is no such folder in '{Path.cwd()}')"
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot load the model '{name}', read as a {place}: {reason}") from error
+        raise UserError(f"cannot load the model '{name}', read as a {place}: {torch_files.reason_of(error)}") from error
 
 
 def check_fits(name: str, found: Any, facts: DataFacts) -> None:

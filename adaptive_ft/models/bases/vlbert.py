@@ -6,16 +6,20 @@ import torch
 from transformers import AutoConfig, BertForPreTraining
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.bases.answer_head import check_listed, facts_of_head, fitted_head
+from adaptive_ft.models.bases.answer_head import check_given, check_listed, facts_of_head, fitted_head
 from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
-from adaptive_ft.models.bases.original import load_converted, load_original
+from adaptive_ft.models.bases.original import Form, load_converted, load_original
 from adaptive_ft.models.bases.reading import check_fits, check_report, read_pretrained
 from adaptive_ft.models.vlbert import VLBertConfig, VLBertForQuestionAnswering, convert_bert, convert_checkpoint
 from adaptive_ft.models.vlbert.conversion import renamed
 
 HEAD = "answer_head."
 LAST = "answer_head.classifier."
-EMBEDDINGS = "vlbert.embeddings."
+# What a file need not give: the token after the regions, and how tokens show them.
+OPTIONAL = ("vlbert.embeddings.end_embedding.", "vlbert.embeddings.visual_text.", "vlbert.embeddings.visual_region.")
+FILES = Form("vl_bert", renamed, may_be_new=(HEAD, *OPTIONAL), last=LAST, stacks={"vlbert.encoder.layer.": "layers"})
+# What no BERT has beside these.
+OF_REGIONS = ("vlbert.embeddings.region_projection.", "vlbert.embeddings.region_embedding.")
 # What a VL-BERT has in common with the BERT it starts from.
 SIZES_OF_BERT = (
     "hidden_size",
@@ -88,7 +92,8 @@ def pretrained(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswer
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    check_listed(config, report, LAST)
+    check_listed(config, report["mismatched_keys"], LAST)
+    check_given(config, report["missing_keys"], LAST)
     check_report(name, report, HEAD)
     return _finished(model, config, facts)
 
@@ -98,13 +103,13 @@ def original(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswerin
     one; of two copies of a weight the tuned one is read."""
     model = random(config, facts_of_head(config, facts))
     convert = functools.partial(convert_checkpoint, config=model.config)
-    load_original(model, config, convert, renamed, (HEAD, EMBEDDINGS, LAST))
+    load_original(model, config, convert, FILES)
     return _finished(model, config, facts)
 
 
 def from_bert(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnswering:
     """The encoder, the embeddings of words, positions and types, and the word head's transform of a BERT; the rest is
-    random."""
+    random, so that the model has no name: the BERT's would not give it again."""
     name = str(config.name)
     found = read_pretrained(AutoConfig.from_pretrained, name)
     check_fits(name, found, facts)
@@ -116,7 +121,9 @@ def from_bert(config: ModelConfig, facts: DataFacts) -> VLBertForQuestionAnsweri
     for size in SIZES_OF_BERT:
         setattr(own, size, getattr(found, size))
     model = VLBertForQuestionAnswering(own)
-    load_converted(model, name, *convert_bert(given, model.state_dict()), (HEAD, EMBEDDINGS))
+    converted, conversion = convert_bert(given, model.state_dict())
+    check_given(config, conversion.missing, LAST)
+    load_converted(model, name, converted, conversion, (HEAD, *OPTIONAL, *OF_REGIONS))
     return model
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.models.original_checkpoint import ConversionReport, Source, convert, place, read_state_dict
+from adaptive_ft.models.original_checkpoint import Checkpoint, ConversionReport, Source, convert, place, read_checkpoint
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
 from adaptive_ft.models.vlbert.modeling import VLBertForQuestionAnswering
 
@@ -59,10 +59,12 @@ def convert_checkpoint(
     asks for.
     """
     # The original's factors have no axis, ours have one.
-    original = {key: value if value.dim() else value.unsqueeze(0) for key, value in read_state_dict(source).items()}
+    read = read_checkpoint(source)
+    original = {key: value if value.dim() else value.unsqueeze(0) for key, value in read.weights.items()}
     with torch.device("meta"):
         expected = VLBertForQuestionAnswering(config or VLBertConfig.base()).state_dict()
-    converted, report = convert(original, _chosen_names(original, expected, weights), expected, source, "VL-BERT")
+    names = _chosen_names(original, expected, weights)
+    converted, report = convert(Checkpoint(original, read.unread), names, expected, source, "VL-BERT")
     lost = [name for name in report.missing if name.startswith(ENCODER)]
     if lost:
         raise UserError(
@@ -87,7 +89,7 @@ def convert_bert(bert: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> tup
     if types in names:
         rest = start[names[types]][len(bert[types]) :]
         original[types] = torch.cat([bert[types], rest.to(bert[types])])
-    return convert(original, names, start, bert, "BERT")
+    return convert(Checkpoint(original), names, start, bert, "BERT")
 
 
 def _named_in_bert(key: str) -> str:

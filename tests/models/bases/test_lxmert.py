@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,11 +91,11 @@ def test_files_and_lists_that_do_not_fit(original: LxmertForQuestionAnswering, t
     short.write_text('["yes"]')
     with pytest.raises(UserError, match=r"lists 1 answers, the head of .* has 4"):
         build_base(at(tmp_path, "saved", answers=str(short)), facts(OURS))
-    with pytest.raises(UserError, match=r"has shape \[4, 32\], the configuration asks for \[1, 32\]"):
+    with pytest.raises(UserError, match=r"lists 1 answers, the head of .*model_LXRT\.pth' has 4: give the list"):
         build_base(at(tmp_path, answers=str(short)), facts(OURS))
     with pytest.raises(UserError, match="there is no checkpoint"):
         build_base(at(tmp_path, "missing.pth"), facts(OURS))
-    with pytest.raises(UserError, match="holds no weights of VL-BERT"):
+    with pytest.raises(UserError, match=r"holds no weights of VL-BERT; .* give --model\.type lxmert"):
         build_base(at(tmp_path, type="vl_bert"), DataFacts(OURS, 8, 30, mask_token_id=4))
     with pytest.raises(UserError, match=r"give --model\.name"):
         build_base(ModelConfig(answers="x.json"), facts(OURS))
@@ -102,6 +103,50 @@ def test_files_and_lists_that_do_not_fit(original: LxmertForQuestionAnswering, t
     torch.save({key: value for key, value in state.items() if "x_layers" not in key}, tmp_path / "model_LXRT.pth")
     with pytest.raises(UserError, match=r"lacks \d+ weights of the backbone, for instance 'lxmert.encoder.x_layers"):
         build_base(at(tmp_path), facts(OURS))
+
+
+@pytest.mark.parametrize("name", ["model_LXRT.pth", "saved"])
+def test_a_checkpoint_without_a_head_has_no_rows_to_give(
+    name: str, original: LxmertForQuestionAnswering, tmp_path: Path
+) -> None:
+    """Random rows must not pass for rows found by their text."""
+    state = torch.load(tmp_path / "model_LXRT.pth", weights_only=True)
+    torch.save({key: value for key, value in state.items() if "logit_fc.3" not in key}, tmp_path / "model_LXRT.pth")
+    original.lxmert.save_pretrained(tmp_path / "saved")
+    with pytest.raises(
+        UserError, match=r"--model\.answers .*'.*" + name + "', which has no answer head to take rows from"
+    ):
+        build_base(at(tmp_path, name, answers=str(tmp_path / "answers.json")), facts(OURS))
+    assert build_base(at(tmp_path, name), facts(OURS)).config.num_qa_labels == 3
+
+
+DEEPER = {"language_layers": "layer", "region_layers": "r_layers", "cross_layers": "x_layers"}
+
+
+@pytest.mark.parametrize("option", DEEPER)
+def test_a_deeper_file_gives_its_first_layers_only_when_asked(
+    option: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep = random(replace(SIZES, **{option: 3}), facts(THEIRS))
+    state = {name.replace("lxmert.", "bert.", 1): value for name, value in deep.state_dict().items()}
+    twins = {key.replace("self.query", "self.parallel_query"): value for key, value in state.items()}
+    torch.save(state | twins, tmp_path / "model_LXRT.pth")
+    told = rf"'.*model_LXRT\.pth' has 3 layers in lxmert\.encoder\.{DEEPER[option]}, --model\.{option} is 1: give"
+    with pytest.raises(UserError, match=told):
+        build_base(at(tmp_path), facts(THEIRS))
+    with caplog.at_level(logging.WARNING, LOGGERS):
+        built = build_base(replace(at(tmp_path), first_layers=True), facts(THEIRS))
+    assert f"layers 1 to 2 of 3 in lxmert.encoder.{DEEPER[option]} are left out (--model.{option} 1)" in caplog.text
+    assert all(torch.equal(value, deep.state_dict()[name]) for name, value in built.state_dict().items())
+
+
+def test_the_frozen_copies_of_an_adaptive_run_are_no_deeper_layers(
+    original: LxmertForQuestionAnswering, tmp_path: Path
+) -> None:
+    state = torch.load(tmp_path / "model_LXRT.pth", weights_only=True)
+    twins = {key.replace("encoder.layer.0.", "encoder.parallel_layer.7."): value for key, value in state.items()}
+    torch.save(state | twins, tmp_path / "model_LXRT.pth")
+    build_base(at(tmp_path), facts(OURS))
 
 
 def test_the_real_answers_of_the_pretrained_model(shared_data: Path, tmp_path: Path) -> None:

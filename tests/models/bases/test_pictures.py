@@ -13,6 +13,7 @@ from transformers import (
     CLIPModel,
     DeiTConfig,
     DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
     Dinov2Config,
     Dinov2Model,
     Dinov2WithRegistersConfig,
@@ -43,6 +44,7 @@ TEXT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "int
 CHECKPOINTS: dict[str, Any] = {
     "vit": lambda: ViTModel(ViTConfig(**SIZES)),
     "deit": lambda: DeiTForImageClassification(DeiTConfig(**SIZES, num_labels=7)),
+    "deit, distilled": lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**SIZES, num_labels=7)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=2)),
     "dinov2_with_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZES, mlp_ratio=2)),
     "clip": lambda: CLIPModel(CLIPConfig(text_config=TEXT, vision_config=SIZES, projection_dim=8)),
@@ -83,6 +85,17 @@ def test_a_pretrained_model_gets_a_head_for_the_classes(
     for key in layers:
         (old,) = [name for name in before if name.endswith(key[key.index("layer") :])]
         assert torch.equal(before[old], model.state_dict()[key])
+
+
+def test_two_heads_of_a_distilled_deit_of_as_many_classes_give_way_to_one(tmp_path: Path) -> None:
+    config = DeiTConfig(**SIZES, id2label=dict(enumerate(CLASSES)))
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+    model = build_base(ModelConfig(name=str(tmp_path)), FACTS)
+    assert type(model) is DeiTForImageClassification
+    assert answers(model) == (2, 3)
+    model.save_pretrained(tmp_path)
+    again = build_base(ModelConfig(name=str(tmp_path)), FACTS)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
 
 
 def test_the_head_stays_only_for_the_same_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

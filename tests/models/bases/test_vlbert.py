@@ -141,6 +141,57 @@ def test_a_file_may_lack_embeddings_but_no_encoder_weight(tmp_path: Path, caplog
         build(name=write_original(build(), tmp_path / "c.model"), layers=3)
 
 
+@pytest.mark.parametrize("part", ["word_embeddings", "position_embeddings", "region_projection", "region_embedding"])
+def test_a_file_without_what_every_vlbert_has_is_refused(part: str, tmp_path: Path) -> None:
+    """Only what the pictures switch on, and the last token, may be absent from one."""
+    with pytest.raises(UserError, match=rf"lacks \d weights of the backbone, .* 'vlbert\.embeddings\.{part}"):
+        build(name=write_original(build(), tmp_path / "a.model", without=part))
+    build(name=write_original(build(), tmp_path / "b.model", without="embeddings.visual_"))
+
+
+def test_a_deeper_file_gives_its_first_layers_only_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the original's net of four layers, which starts from the first of a VL-BERT of twelve."""
+    deep = build(layers=4)
+    name = write_original(deep, tmp_path / "deep.model")
+    told = r"'.*deep\.model' has 4 layers in vlbert\.encoder\.layer, --model\.layers is 1: give --model\.layers 4, or"
+    with pytest.raises(UserError, match=told + r" --model\.first_layers true to start from its first ones"):
+        build(name=name, layers=1)
+    with caplog.at_level(logging.WARNING, LOGGERS):
+        built = build(name=name, layers=1, first_layers=True)
+    assert "layers 1 to 3 of 4 in vlbert.encoder.layer are left out (--model.layers 1)" in caplog.text
+    assert len(built.vlbert.encoder.layer) == 1
+    assert all(torch.equal(value, deep.state_dict()[key]) for key, value in built.state_dict().items())
+
+
+def test_parts_of_the_file_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = build()
+    name = write_original(source, tmp_path / "vqa-best.model")
+    content = torch.load(name, weights_only=True)
+    torch.save({**content, "policy_state_dict": {"vlbert.x": torch.zeros(1)}}, name)
+    with caplog.at_level(logging.WARNING, LOGGERS):
+        build(name=name)
+    assert "0 missing; not read: optimizer, policy_state_dict" in caplog.text
+
+
+def test_a_list_and_a_head_that_do_not_fit(tmp_path: Path) -> None:
+    name = write_original(build(), tmp_path / "vqa-best.model")
+    (tmp_path / "answers.json").write_text('["yes", "no", "2", "3"]')
+    with pytest.raises(UserError, match=r"lists 4 answers, the head of .*vqa-best\.model' has 3: give the list"):
+        build(name=name, answers=str(tmp_path / "answers.json"))
+    content = torch.load(name, weights_only=True)
+    content["state_dict"]["module.final_mlp.2.bias"] = torch.zeros(())
+    torch.save(content, name)
+    with pytest.raises(UserError, match=r"'module\.final_mlp\.2\.bias' .* has shape \[1\]"):
+        build(name=name)
+
+
+def test_a_file_under_another_ending_asks_for_its_family(tmp_path: Path) -> None:
+    name = write_original(build(), tmp_path / "vqa-best.pth")
+    with pytest.raises(UserError, match=r"holds no weights of LXMERT; .* give --model\.type vl_bert"):
+        build_base(options(name=name, type=None), FACTS)
+    build(name=name)
+
+
 def test_a_bert_gives_encoder_embeddings_and_transform(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its own sizes and dropout hold; of three token types the first two are its own."""
     bert = write_bert(tmp_path)
@@ -159,6 +210,14 @@ def test_a_bert_gives_encoder_embeddings_and_transform(tmp_path: Path, caplog: p
     assert (built.config.num_hidden_layers, built.config.hidden_dropout_prob) == (3, 0.3)
     assert "vlbert.embeddings.region_projection.dense.weight" in caplog.text
     assert "answer_head.transform" not in caplog.text
+    assert built.config.name_or_path == "", "what is half random is not this BERT"
+
+
+def test_a_bert_has_no_answers_to_take_over(tmp_path: Path) -> None:
+    write_bert(tmp_path)
+    (tmp_path / "answers.json").write_text('["yes", "no", "2"]')
+    with pytest.raises(UserError, match="has no answer head to take rows from"):
+        build(name=str(tmp_path), answers=str(tmp_path / "answers.json"))
 
 
 def test_a_bert_without_a_word_head_leaves_the_transform_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -162,6 +162,7 @@ def test_a_file_of_the_original(config: VLBertConfig, original: dict[str, Tensor
     torch.save(saved, path)
     converted, report = convert_checkpoint(path, config)
     assert len(report.used) == len(converted) == len(original)
+    assert report.unread == ("optimizer", "validation_monitor")
 
 
 class Surprise:
@@ -178,11 +179,12 @@ def test_files_that_are_no_checkpoint(config: VLBertConfig, tmp_path: Path) -> N
     }.items():
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot read|is of type int"):
+        with pytest.raises(UserError, match=r"cannot read .*: (it is no torch|Invalid magic)|is of type int"):
             convert_checkpoint(path, config)
     torch.save({"state_dict": Surprise()}, tmp_path / "code.model")
-    with pytest.raises(UserError, match="plain tensors"):
+    with pytest.raises(UserError, match=r"cannot read .*code\.model': it holds '.*\.Surprise'; only tensors") as caught:
         convert_checkpoint(tmp_path / "code.model", config)
+    assert "\x1b" not in str(caught.value)
     torch.save(torch.zeros(2), tmp_path / "tensor.model")
     with pytest.raises(UserError, match="holds no state dict"):
         convert_checkpoint(tmp_path / "tensor.model", config)
