@@ -106,8 +106,8 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
 
 def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
-    if not parts.model.base.config.name_or_path and ranks.is_main:
-        keep_random_base(parts.model, folder)
+    if ranks.is_main:
+        keep_nameless_base(parts.model.base, folder)
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
         print(f"gated layers on {ranks.device.type}: {path_on(ranks.device.type)} path", flush=True)
@@ -173,14 +173,13 @@ def choose_kernels(config: RunConfig, device: str) -> None:
         raise UserError(f"--kernels {config.kernels}: {refusal}.") from refusal
 
 
-def keep_random_base(model: AdaptiveModel, folder: RunFolder) -> None:
-    """Save the random weights a run starts from: no hub or folder could give the frozen half again.
+def keep_nameless_base(base: PreTrainedModel, folder: RunFolder) -> None:
+    """Save the weights a run starts from where no hub, folder or file could give them again: some were random.
 
     Once there is a checkpoint that stands on them they stay: a resume with another seed must not take them away.
     """
-    if folder.checkpoints.pointed(LATEST) is not None:
+    if base.config.name_or_path or folder.checkpoints.pointed(LATEST) is not None:
         return
-    base: PreTrainedModel = model.base
     plain = {name: value for name, value in base.state_dict().items() if "delta_" not in name}
     base.save_pretrained(folder.base, state_dict=plain)
 
