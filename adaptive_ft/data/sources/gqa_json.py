@@ -9,6 +9,7 @@ from typing import Any
 
 from adaptive_ft.data.answers import merge_scores
 from adaptive_ft.data.records import Question
+from adaptive_ft.data.sources.fields import as_object, as_whole_number, image_id, text, text_or_empty
 from adaptive_ft.data.sources.join import QuestionsByImage
 from adaptive_ft.data.sources.opening import read_json
 from adaptive_ft.data.sources.source_files import on_disk, source_files
@@ -25,9 +26,9 @@ def read_gqa_json(path: Path) -> QuestionsByImage:
     by_image: QuestionsByImage = {}
     for part, question_id, entry in _entries(path):
         try:
-            by_image.setdefault(entry["imageId"], []).append(_question(question_id, entry))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{part}, question {question_id} ({str(entry)[:60]}) cannot be read: {error!r}") from None
+            by_image.setdefault(image_id(entry, "imageId"), []).append(_question(question_id, entry))
+        except ValueError as error:
+            raise UserError(f"{part}, question {question_id} ({str(entry)[:60]}) cannot be read: {error}") from None
     return by_image
 
 
@@ -42,13 +43,12 @@ def _entries(path: Path) -> Iterator[tuple[Path, str, Any]]:
 
 
 def _question(question_id: str, entry: dict[str, Any]) -> Question:
-    types = entry.get("types") or {}
-    answer = entry.get("answer")
+    types = as_object(entry.get("types") or {}, "'types'")
     return Question(
-        question_id=int(question_id),
-        text=entry["question"],
-        question_type=types.get("structural") or "",
-        answer_type=types.get("semantic") or "",
+        question_id=as_whole_number(question_id, "the question's id"),
+        text=text(entry, "question"),
+        question_type=text_or_empty(types, "structural"),
+        answer_type=text_or_empty(types, "semantic"),
         answers=(),
-        scores={} if answer is None else merge_scores([(answer, 1.0)]),
+        scores={} if entry.get("answer") is None else merge_scores([(text(entry, "answer"), 1.0)]),
     )

@@ -21,6 +21,8 @@ from adaptive_ft.errors import UserError
 
 _IDS = ("image_ids", "image_id", "img_ids", "ids")
 _RANGES = "pos_boxes"
+# What h5py raises for damage: KeyError where a name is there and what it leads to is not.
+_UNREADABLE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)
 
 
 def read_hdf5(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
@@ -37,7 +39,7 @@ def read_hdf5(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
                 yield from _rows(opened, sizes, path)
             else:
                 yield from _groups(opened, sizes, path, h5py)
-    except (OSError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read as HDF5 ({error}); copy it again") from None
 
 
@@ -56,16 +58,18 @@ def _rows(opened: Any, sizes: ImageSizes, path: Path) -> Iterator[ImageRecord]:
             f"{path} does not name its images (a pickled imgid2idx beside it is not loaded); add a dataset "
             f"'{_IDS[0]}', one name for each row. Found: {_names(opened)}"
         )
-    features, boxes = opened[name_in(opened, FEATURES)], _required(opened, BOXES, path)
-    columns = _columns(opened, len(opened[ids]), path)
+    names_I = _image_names(opened, ids, path)
+    features = _dataset(opened, _name(opened, FEATURES, path), path, axes=(2, 3))
+    boxes = _dataset(opened, _name(opened, BOXES, path), path, axes=(features.ndim,))
+    columns = _columns(opened, len(names_I), path)
     ranges_I2 = columns.pop(_RANGES, None)
     if features.ndim == 2 and ranges_I2 is None:
         raise UserError(f"{path}: features are [R, D] of all images together, and '{_RANGES}' [I, 2] is missing")
     if features.ndim == 3:
         ranges_I2 = None
-        _check_length(path, features, len(opened[ids]))
-        _check_length(path, boxes, len(opened[ids]))
-    for row, stored in enumerate(opened[ids]):
+        _check_length(path, features, len(names_I))
+        _check_length(path, boxes, len(names_I))
+    for row, stored in enumerate(names_I):
         name = stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
         origin = f"{path} row {row} (image '{name}')"
         place = row if ranges_I2 is None else _range(ranges_I2[row], min(len(features), len(boxes)), origin)
@@ -74,13 +78,30 @@ def _rows(opened: Any, sizes: ImageSizes, path: Path) -> Iterator[ImageRecord]:
         yield region_record(image_name(name), arrays, sizes, origin)
 
 
+def _image_names(opened: Any, ids: str, path: Path) -> Any:
+    """The names as they are stored, texts or numbers: [I], also of a dataset [I,1]."""
+    stored = _dataset(opened, ids, path, axes=(1, 2))[()]
+    if stored.size != len(stored):
+        raise UserError(f"{path}: '{ids}' has shape {[*stored.shape]}, expected one name for each image")
+    if stored.dtype.kind not in "iuSO":
+        raise UserError(f"{path}: '{ids}' holds {stored.dtype}, expected texts or whole numbers")
+    return stored.reshape(-1)
+
+
 def _columns(opened: Any, images: int, path: Path) -> dict[str, Any]:
     """What the file tells of every image in one number or two, read whole: [I] or [I,2] each."""
     found = {}
     for name in (_RANGES, *NUM_BOXES, *WIDTH, *HEIGHT):
         if name in opened:
-            _check_length(path, opened[name], images)
-            found[name] = opened[name][()]
+            dataset = _dataset(opened, name, path, axes=(1, 2))
+            _check_length(path, dataset, images)
+            found[name] = dataset[()]
+    ranges = found.get(_RANGES)
+    if ranges is not None and (ranges.shape != (images, 2) or ranges.dtype.kind not in "iu"):
+        raise UserError(
+            f"{path}: '{_RANGES}' is {ranges.dtype} {[*ranges.shape]}, expected whole numbers [{images}, 2], the first"
+            " row of each image and the one behind its last"
+        )
     return found
 
 
@@ -91,20 +112,32 @@ def _range(first_and_end: Any, rows: int, origin: str) -> slice:
     return slice(first, end)
 
 
-def _required(opened: Any, names: tuple[str, ...], path: Path) -> Any:
+def _name(opened: Any, names: tuple[str, ...], path: Path) -> str:
     name = name_in(opened, names)
     if name is None:
         raise UserError(f"{path} has no dataset '{names[0]}' (or {', '.join(names[1:])}); found: {_names(opened)}")
-    return opened[name]
+    return name
+
+
+def _dataset(opened: Any, name: str, path: Path, axes: tuple[int, ...]) -> Any:
+    """The dataset of this name, with one of these numbers of axes."""
+    found = opened[name]
+    shape = getattr(found, "shape", None)
+    if shape is None:
+        told = "empty" if hasattr(found, "dtype") else "a group"
+        raise UserError(f"{path}: '{name}' is {told}, expected a dataset of numbers or names")
+    if len(shape) not in axes:
+        raise UserError(f"{path}: '{name}' has shape {[*shape]}, expected {' or '.join(map(str, axes))} axes")
+    return found
 
 
 def _check_length(path: Path, dataset: Any, images: int) -> None:
-    if dataset.ndim == 0 or len(dataset) != images:
+    if len(dataset) != images:
         raise UserError(f"{path}: dataset '{dataset.name}' has shape {[*dataset.shape]}, expected {images} rows")
 
 
 def _names(opened: Mapping[str, Any]) -> str:
-    return ", ".join(list(opened)[:8]) or "nothing"
+    return ", ".join(map(str, list(opened)[:8])) or "nothing"
 
 
 def _h5py() -> ModuleType:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from adaptive_ft.data.sources.fields import whole_number
 from adaptive_ft.data.sources.image_names import image_name, image_number
 from adaptive_ft.data.sources.opening import read_json
 from adaptive_ft.errors import UserError
@@ -48,4 +49,4 @@ def _entries(path: Path) -> Iterator[tuple[str, Size]]:
 
 
 def _size(image: dict[str, Any]) -> Size:
-    return int(image["width"]), int(image["height"])
+    return whole_number(image, "width"), whole_number(image, "height")

@@ -52,20 +52,25 @@ class Join:
 
 
 def merge_questions(parts: Iterable[tuple[Path, QuestionsByImage]]) -> QuestionsByImage:
-    """The questions of several files as if they stood in one; UserError if two files ask the same question."""
+    """The questions of several files as if they stood in one; UserError if a question is asked twice."""
     merged: QuestionsByImage = {}
     asked_in: dict[int, Path] = {}
     for path, by_image in parts:
         for image_id, asked in by_image.items():
             for question in asked:
-                other = asked_in.setdefault(question.question_id, path)
-                if other != path:
-                    raise UserError(
-                        f"question {question.question_id} stands in '{other}' and in '{path}': the files overlap; "
-                        "give files of different questions"
-                    )
+                if question.question_id in asked_in:
+                    raise _asked_twice(question.question_id, asked_in[question.question_id], path)
+                asked_in[question.question_id] = path
             merged.setdefault(image_id, []).extend(asked)
     return merged
+
+
+def _asked_twice(number: int, first: Path, second: Path) -> UserError:
+    if first == second:
+        return UserError(f"question {number} stands in '{first}' twice; leave one out, and name every file once")
+    return UserError(
+        f"question {number} stands in '{first}' and in '{second}': the files overlap; give files of different questions"
+    )
 
 
 def any_answer(questions: QuestionsByImage) -> bool:

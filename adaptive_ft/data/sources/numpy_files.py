@@ -5,8 +5,7 @@ needed (the pickled `info` of bottom-up-attention exports) stay unread.
 """
 
 import io
-import zipfile
-import zlib
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,9 +17,11 @@ from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.sources.image_names import image_name
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.region_arrays import region_record
-from adaptive_ft.data.sources.source_files import SourceFile, beside, read_whole
+from adaptive_ft.data.sources.source_files import UNREADABLE_ZIP, SourceFile, beside, read_whole
 from adaptive_ft.errors import UserError
 
+# numpy reads a header as Python's own reader of numbers does; one that asks for more memory than there is is damaged.
+UNREADABLE = (*UNREADABLE_ZIP, ValueError, MemoryError, tokenize.TokenError)
 _BOXES_ENDING = "_boxes"
 
 
@@ -33,7 +34,7 @@ def read_npz(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
     content = file if isinstance(file, Path) else io.BytesIO(read_whole(file))
     try:
         loaded = np.load(content, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file} is not a readable .npz ({error}); write it again with np.savez") from None
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise UserError(f"{file} is no .npz but a single array; call it .npy")
@@ -73,7 +74,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         stored = self._names[name]
         try:
             return np.asarray(self._loaded[stored])
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise _unreadable(f"{self._file}, array '{stored}',", error) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -86,7 +87,7 @@ class _Arrays(Mapping[str, NDArray[Any]]):
 def _single(file: SourceFile) -> NDArray[Any]:
     try:
         return np.asarray(np.lib.format.read_array(io.BytesIO(read_whole(file)), allow_pickle=False))
-    except (ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise _unreadable(str(file), error) from None
 
 

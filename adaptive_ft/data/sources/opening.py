@@ -28,5 +28,5 @@ def read_json(path: Path) -> Any:
     with open_source(path) as file:
         try:
             return json.load(file)
-        except (ValueError, EOFError, OSError, zlib.error) as error:
+        except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
             raise UserError(f"'{path}' is not readable JSON ({error}); download it again") from None

@@ -58,11 +58,20 @@ def region_record(image_id: str, arrays: Mapping[str, Any], sizes: ImageSizes, o
 def _numbers(arrays: Mapping[str, Any], names: tuple[str, ...]) -> NDArray[Any]:
     name = name_in(arrays, names)
     if name is None:
-        raise ValueError(f"there is no array '{names[0]}' (or {', '.join(names[1:])}); found: {', '.join(arrays)}")
-    array = np.asarray(arrays[name])
+        raise ValueError(
+            f"there is no array '{names[0]}' (or {', '.join(names[1:])}); found: {', '.join(map(str, arrays))}"
+        )
+    array = _array(arrays, name)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"'{name}' holds {array.dtype}, expected numbers")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _array(arrays: Mapping[str, Any], name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(arrays[name])
+    except TypeError:  # HDF5 knows datasets without a shape
+        raise ValueError(f"'{name}' holds no numbers") from None
 
 
 def _regions_first(features: NDArray[Any], num_boxes: int) -> NDArray[Any]:
@@ -95,7 +104,7 @@ def _size(image_id: str, arrays: Mapping[str, Any], sizes: ImageSizes) -> tuple[
 
 
 def _whole_number(arrays: Mapping[str, Any], name: str) -> int:
-    value = np.asarray(arrays[name])
-    if value.size != 1 or value.dtype.kind not in "fiu" or value.item() != int(value.item()):
+    value = _array(arrays, name)
+    if value.size != 1 or value.dtype.kind not in "fiu" or not float(value.item()).is_integer():
         raise ValueError(f"'{name}' is not one whole number")
     return int(value.item())

@@ -11,6 +11,8 @@ from adaptive_ft.errors import UserError
 SourceFile: TypeAlias = Path | zipfile.Path
 """A file on the disk or in a zip; its text form is its place as messages name it."""
 Place = TypeVar("Place", Path, zipfile.Path)
+# RuntimeError, with NotImplementedError below it: packed in a way, or with a password, that zipfile does not know.
+UNREADABLE_ZIP = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _INSIDE = "@/"  # VL-BERT's mark between a zip and a place inside it: features.zip@/features
 
 
@@ -33,7 +35,7 @@ def source_files(path: Path) -> Iterator[SourceFile]:
             if inside and not start.exists():  # the root itself does not count as existing
                 raise UserError(f"there is no '{inside}' in '{outside}'")
             yield from files_below(start)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"'{outside}' is no whole zip ({error}); copy it again") from None
 
 
@@ -57,7 +59,7 @@ def read_whole(file: SourceFile) -> bytes:
     """The bytes of a file; UserError naming it if it is damaged."""
     try:
         return file.read_bytes()
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE_ZIP as error:
         raise UserError(f"'{file}' cannot be read ({error}); copy it again") from None
 
 

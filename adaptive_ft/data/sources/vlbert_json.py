@@ -12,6 +12,7 @@ from typing import Any
 
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.sources.base64_numbers import decode_regions
+from adaptive_ft.data.sources.fields import whole_number
 from adaptive_ft.data.sources.image_names import image_name
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.region_arrays import HEIGHT, WIDTH, region_record
@@ -26,7 +27,7 @@ def read_vlbert_json(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecor
         arrays = _arrays(json.loads(content))
     except KeyError as error:
         raise UserError(f"{file}: key {error} is missing; it is not one of VL-BERT's feature files") from None
-    except (TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: {error}") from None
     yield region_record(image_name(PurePosixPath(file.name).stem), arrays, sizes, str(file))
 
@@ -39,6 +40,6 @@ def _arrays(content: Any) -> dict[str, Any]:
         raise ValueError("boxes and features must be base64 texts")
     # Some encoders break base64 into lines.
     boxes, features = (text.replace("\n", "") for text in texts)
-    boxes_N4, features_ND = decode_regions(int(content["num_boxes"]), boxes, features)
+    boxes_N4, features_ND = decode_regions(whole_number(content, "num_boxes"), boxes, features)
     sides = {name: content[name] for name in (*WIDTH, *HEIGHT) if name in content}
     return {"boxes": boxes_N4, "features": features_ND, **sides}

@@ -5,6 +5,7 @@ from typing import Any
 
 from adaptive_ft.data.answers import soft_scores
 from adaptive_ft.data.records import ANSWERS_PER_QUESTION, Question
+from adaptive_ft.data.sources.fields import as_list, text, text_or_empty, whole_number
 from adaptive_ft.data.sources.join import QuestionsByImage
 from adaptive_ft.data.sources.opening import read_json
 from adaptive_ft.errors import UserError
@@ -22,15 +23,19 @@ def read_vqa_json(
     """
     content = read_json(questions_path)
     annotations = None if annotations_path is None else _read_annotations(annotations_path)
-    default_split = content.get("data_subtype") if isinstance(content, dict) else None
     by_image: QuestionsByImage = {}
+    asked: set[int] = set()
     for entry in _entries(content, "questions", questions_path):
         number = _question_id(entry, questions_path)
+        if number in asked:
+            raise UserError(f"{questions_path} asks question {number} twice; leave one of them out")
+        asked.add(number)
         try:
-            image_id = coco_image_id(entry["image_id"], coco_split or entry.get("coco_split") or default_split)
+            split = coco_split or text_or_empty(entry, "coco_split") or _default_split(content)
+            image_id = coco_image_id(whole_number(entry, "image_id"), split)
             question = _question(entry, None if annotations is None else annotations.pop(number, None))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{questions_path}, question {number}: {_reason(error)}") from None
+        except ValueError as error:
+            raise UserError(f"{questions_path}, question {number}: {error}") from None
         if annotations_path is not None and not question.answers:
             raise UserError(f"question {number} of {questions_path} has no answers in {annotations_path}")
         by_image.setdefault(image_id, []).append(question)
@@ -42,11 +47,15 @@ def read_vqa_json(
     return by_image
 
 
-def coco_image_id(number: int, coco_split: str | None) -> str:
+def coco_image_id(number: int, coco_split: str) -> str:
     """COCO's file name without ending, `COCO_train2014_000000000025`; ValueError without a split."""
-    if coco_split is None:
+    if not coco_split:
         raise ValueError("the file does not say which COCO split its images are from; give coco_split")
-    return f"COCO_{coco_split}_{int(number):012d}"
+    return f"COCO_{coco_split}_{number:012d}"
+
+
+def _default_split(content: Any) -> str:
+    return text_or_empty(content, "data_subtype") if isinstance(content, dict) else ""
 
 
 def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
@@ -61,14 +70,14 @@ def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
 
 def _question(entry: dict[str, Any], annotation: dict[str, Any] | None) -> Question:
     annotation = annotation or {}
-    answers = tuple(answer["answer"] for answer in annotation.get("answers", ()))
+    answers = tuple(text(answer, "answer") for answer in as_list(annotation.get("answers", []), "'answers'"))
     if answers and len(answers) != ANSWERS_PER_QUESTION:
         raise ValueError(f"{len(answers)} answers, expected {ANSWERS_PER_QUESTION}")
     return Question(
-        question_id=int(entry["question_id"]),
-        text=entry["question"],
-        question_type=annotation.get("question_type", ""),
-        answer_type=annotation.get("answer_type", ""),
+        question_id=whole_number(entry, "question_id"),
+        text=text(entry, "question"),
+        question_type=text_or_empty(annotation, "question_type"),
+        answer_type=text_or_empty(annotation, "answer_type"),
         answers=answers,
         scores=soft_scores(answers) if answers else {},
     )
@@ -85,7 +94,3 @@ def _question_id(entry: Any, path: Path) -> int:
     if not isinstance(entry, dict) or not isinstance(entry.get("question_id"), int):
         raise UserError(f"{path} holds an entry without a whole question_id: {str(entry)[:80]}")
     return int(entry["question_id"])
-
-
-def _reason(error: Exception) -> str:
-    return f"key {error} is missing" if isinstance(error, KeyError) else str(error)

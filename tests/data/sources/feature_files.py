@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.errors import UserError
 
 Write = Callable[[Path, Sequence[ImageRecord]], Path]
 
@@ -149,3 +150,16 @@ WRITERS: dict[str, Write] = {
     "HDF5 groups": write_hdf5_groups,
 }
 TEXT = ("LXMERT TSV", "VL-BERT folder", "VL-BERT zip")  # base64 of float32 only
+
+
+def told_of_damage(path: Path, read: Callable[[Path], object], step: int) -> list[str]:
+    """The messages of `read` for the file with eight bytes turned over, at every `step`-th place in turn."""
+    whole, messages = path.read_bytes(), []
+    for place in range(0, len(whole), step):
+        turned = bytes(255 - byte for byte in whole[place : place + 8])
+        path.write_bytes(whole[:place] + turned + whole[place + 8 :])
+        try:
+            read(path)
+        except UserError as error:
+            messages.append(str(error))
+    return messages

@@ -112,6 +112,25 @@ def damaged_member(folder: Path) -> Path:
     return folder / "x.zip"
 
 
+def packed_otherwise(folder: Path) -> Path:
+    """A zip whose one member says that it is packed in a way nobody knows."""
+    with zipfile.ZipFile(folder / "x.zip", "w") as archive:
+        archive.writestr("d/7.json", "{}")
+    content = (folder / "x.zip").read_bytes()
+    (folder / "x.zip").write_bytes(
+        content.replace(b"PK\x01\x02\x14\x03\x14\0\0\0\0\0", b"PK\x01\x02\x14\x03\x14\0\0\0\x63\0")
+    )
+    return folder / "x.zip"
+
+
+def newer_zip(folder: Path) -> Path:
+    """A zip whose one member needs a program that is yet to be written."""
+    damaged_member(folder)
+    content = (folder / "x.zip").read_bytes()
+    (folder / "x.zip").write_bytes(content.replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff"))
+    return folder / "x.zip"
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "absent": (lambda folder: folder / "absent", "cannot read '.*absent': no such file"),
     "an unknown ending": (some_file("x.csv"), r"no region features at '.*x\.csv'.*\.tsv, .*\.npz.*\.hdf5$"),
@@ -121,6 +140,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a cut zip": (cut_zip, r"x\.zip' is no whole zip"),
     "nothing there in the zip": (lambda folder: Path(f"{zipped_tsv(folder)}@/y"), r"no 'y' in '.*x\.zip'"),
     "a TSV in a zip": (zipped_tsv, r"x\.zip/x\.tsv' lies in a zip; unpack it"),
+    "an unknown packing": (packed_otherwise, r"x\.zip/d/7\.json' cannot be read \(That compression method"),
+    "a newer zip": (newer_zip, r"x\.zip' is no whole zip \(zip file version"),
     "a damaged member": (damaged_member, r"x\.zip/d/7\.json' cannot be read \(Bad CRC"),
 }
 

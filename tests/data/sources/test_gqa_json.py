@@ -43,9 +43,13 @@ def test_parts_in_a_folder(tmp_path: Path) -> None:
         ([ENTRY], "is not an object of questions by id"),
         ({"1": {"question": "Who?"}}, "question 1 .*imageId"),
         ({"1": {"imageId": "7"}}, "question 1 .*'question'"),
-        ({"one": ENTRY}, "question one .*invalid literal"),
-        ({"1": {**ENTRY, "answer": 3}}, "question 1 "),
-        ({"1": "Who?"}, "question 1 "),
+        ({"one": ENTRY}, "question one .*: the question's id is 'one', expected a whole number"),
+        ({"1": {**ENTRY, "answer": 3}}, "question 1 .*: 'answer' is 3, expected a text"),
+        ({"1": {**ENTRY, "question": 3}}, "question 1 .*: 'question' is 3, expected a text"),
+        ({"1": {**ENTRY, "imageId": [1]}}, r"question 1 .*: 'imageId' is \[1\], expected a text"),
+        ({"1": {**ENTRY, "types": "query"}}, "question 1 .*: 'types' is 'query', expected an object"),
+        ({"1": {**ENTRY, "types": {"semantic": 1}}}, "question 1 .*: 'semantic' is 1, expected a text"),
+        ({"1": "Who?"}, "question 1 .*: 'Who\\?' is no object with 'imageId'"),
     ],
 )
 def test_other_files_are_refused(content: Any, message: str, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_coco_annotations_and_a_table_together(tmp_path: Path) -> None:
         ({"images": [{"file_name": "x.jpg", "width": 1}]}, r"image .*x\.jpg.*: no width and height .*height"),
         ({"images": [{"width": 1, "height": 1}]}, "no width and height .*file_name"),
         ({"7": {"width": "wide", "height": 1}}, "image 7: no width and height .*wide"),
+        ({"7": {"width": float("inf"), "height": 1}}, "image 7: .*'width' is inf, expected a whole number"),
+        ({"7": {"width": 1.5, "height": 1}}, "image 7: .*'width' is 1.5, expected a whole number"),
         ({"7": 8}, "image 7: no width and height"),
     ],
 )

@@ -1,12 +1,15 @@
 """LXMERT's question files: labels become scores of processed answers."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adaptive_ft.data.records import OUTSIDE_TABLE
+from adaptive_ft.data.records import OUTSIDE_TABLE, ImageRecord
+from adaptive_ft.data.sources.join import Join
 from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
 from adaptive_ft.errors import UserError
 
@@ -40,14 +43,28 @@ def test_an_empty_label_is_not_an_unanswered_question(tmp_path: Path) -> None:
     assert second.scores == {}
 
 
+def test_an_image_named_by_a_number_meets_its_regions(tmp_path: Path, make_image: Callable[..., ImageRecord]) -> None:
+    by_image = read_lxmert_json(write(tmp_path, [entry(10, img_id=25)]))
+    (joined,) = Join([replace(make_image(1), image_id="25")], by_image)
+    assert [question.question_id for question in joined.questions] == [10]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"questions": []}, "is not a list"),
-        ([entry(10), {"question_id": 11}], "entry 1 .*img_id"),
-        ([entry(10, label=["dog"])], "entry 0"),
-        ([entry(10, question_id="x")], "entry 0"),
-        (["text"], "entry 0"),
+        ([entry(10), {"question_id": 11}], "entry 1 .*: key 'img_id' is missing"),
+        ([entry(10, label=["dog"])], r"entry 0 .*: 'label' is \['dog'\], expected an object"),
+        ([entry(10, label={"dog": "1"})], "entry 0 .*: the score of 'dog' is '1', expected a number"),
+        ([entry(10, label={"dog": float("nan")})], "entry 0 .*: the score of 'dog' is nan, expected a number"),
+        ([entry(10, label={"\ud800": 1})], "entry 0 .*: an answer holds half a character"),
+        ([entry(10, question_id="x")], "entry 0 .*: 'question_id' is 'x', expected a whole number"),
+        ([entry(10, question_id=float("inf"))], "entry 0 .*: 'question_id' is inf, expected a whole number"),
+        ([entry(10, sent=3)], "entry 0 .*: 'sent' is 3, expected a text"),
+        ([entry(10, img_id=None)], "entry 0 .*: 'img_id' is None, expected a text"),
+        ([entry(10, img_id=["a"])], r"entry 0 .*: 'img_id' is \['a'\], expected a text"),
+        ([entry(10, question_type=7)], "entry 0 .*: 'question_type' is 7, expected a text"),
+        (["text"], "entry 0 .*: 'text' is no object with 'img_id'"),
     ],
 )
 def test_other_files_are_refused(content: Any, message: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from adaptive_ft.data.records import ImageRecord, validate_record
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.numpy_files import read_npy, read_npz
 from adaptive_ft.errors import UserError
-from tests.data.sources.feature_files import arrays
+from tests.data.sources.feature_files import arrays, told_of_damage
 
 NO_SIZES = ImageSizes()
 FLOATS, BOXES = np.ones((3, 5), dtype=np.float32), np.array([[0, 0, 9, 9]] * 3, dtype=np.float32)
@@ -91,6 +91,18 @@ def test_cut_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "b.npy").write_bytes((tmp_path / "b.npy").read_bytes()[:-4])
     with pytest.raises(UserError, match=r"b\.npy cannot be read"):
         list(read_npy(tmp_path / "b.npy", NO_SIZES))
+
+
+def test_damage_anywhere_is_named(tmp_path: Path) -> None:
+    """A number may have become another one; nothing else passes."""
+    np.savez(tmp_path / "a.npz", features=FLOATS, boxes=BOXES, image_w=9, image_h=9)
+    np.save(tmp_path / "b.npy", FLOATS)
+    np.save(tmp_path / "b_boxes.npy", BOXES)
+    sizes = ImageSizes([("b", (9, 9))])
+    for name, read in (("a.npz", read_npz), ("b.npy", read_npy)):
+        messages = told_of_damage(tmp_path / name, lambda path, read=read: list(read(path, sizes)), step=1)
+        assert len(messages) > 100
+        assert all(name in message for message in messages)
 
 
 def test_an_array_alone_needs_its_boxes(tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
     "cut": ({"features": base64.b64encode(b"12345").decode()}, "features hold 5 bytes"),
     "ragged": ({"features": encode(np.zeros(7, dtype=np.float32))}, "features hold 7 numbers, not a multiple of 3"),
     "a size in words": ({"image_w": "wide"}, "'image_w' is not one whole number"),
-    "no number": ({"num_boxes": None}, "int"),
+    "an endless size": ({"image_w": float("inf")}, "'image_w' is not one whole number"),
+    "no number": ({"num_boxes": None}, "'num_boxes' is None, expected a whole number"),
+    "endless": ({"num_boxes": float("inf")}, "'num_boxes' is inf, expected a whole number"),
+    "half a region": ({"num_boxes": 2.5}, "'num_boxes' is 2.5, expected a whole number"),
 }
 
 

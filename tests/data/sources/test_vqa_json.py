@@ -97,6 +97,8 @@ def damaged(name: str) -> tuple[Any, Any]:
         del asked["questions"][1]["question"]
     elif name == "no id":
         del asked["questions"][1]["question_id"]
+    elif name == "asked twice":
+        asked["questions"].append(asked["questions"][0])
     elif name == "exchanged files":
         return answered, asked
     return asked, answered
@@ -112,6 +114,7 @@ def damaged(name: str) -> tuple[Any, Any]:
         ("annotated twice", "answers question 25002 twice"),
         ("no text", "question 77000: key 'question' is missing"),
         ("no id", "without a whole question_id"),
+        ("asked twice", r"questions\.json asks question 25001 twice"),
         ("exchanged files", r"annotations\.json has no list of annotations"),
     ],
 )
@@ -120,7 +123,43 @@ def test_mismatches_are_named(name: str, message: str, tmp_path: Path) -> None:
         read_vqa_json(*write(tmp_path, *damaged(name)))
 
 
-@pytest.mark.parametrize("content", [b"{", b"\x1f\x8bnot gzip", b""])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": 3}, r"questions\.json, question 25001: 'question' is 3, expected a text"),
+        ({"question": None}, "question 25001: 'question' is None, expected a text"),
+        ({"question": "\ud800"}, "question 25001: 'question' holds half a character"),
+        ({"image_id": float("inf")}, "question 25001: 'image_id' is inf, expected a whole number"),
+        ({"image_id": 2.5}, "question 25001: 'image_id' is 2.5, expected a whole number"),
+        ({"coco_split": ["train2014"]}, r"question 25001: 'coco_split' is \['train2014'\], expected a text"),
+    ],
+)
+def test_questions_of_other_types_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    asked = questions()
+    asked["questions"][0] |= changes
+    with pytest.raises(UserError, match=message):
+        read_vqa_json(*write(tmp_path, asked, annotations()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": [{"answer": 3}] * 10}, "question 77000: 'answer' is 3, expected a text"),
+        ({"answers": [{"answer": None}] * 10}, "question 77000: 'answer' is None, expected a text"),
+        ({"answers": ["yes"] * 10}, "question 77000: 'yes' is no object with 'answer'"),
+        ({"answers": {"yes": 10}}, r"question 77000: 'answers' is \{'yes': 10\}, expected a list"),
+        ({"question_type": 5}, "question 77000: 'question_type' is 5, expected a text"),
+        ({"answer_type": ["other"]}, r"question 77000: 'answer_type' is \['other'\], expected a text"),
+    ],
+)
+def test_annotations_of_other_types_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    answered = annotations()
+    answered["annotations"][1] |= changes
+    with pytest.raises(UserError, match=message):
+        read_vqa_json(*write(tmp_path, questions(), answered))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b"\x1f\x8bnot gzip", b""])
 def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     paths = write(tmp_path, questions(), annotations())
     paths[0].write_bytes(content)
