@@ -114,7 +114,7 @@ class AdaptiveModel(LogsPolicy, Saves):
         the network did not run). The gates stay in the holder until the next forward, for recomputed
         activations.
 
-        Under blockdrop "tuned" is every layer used, and there is no "frozen".
+        Under blockdrop the one word is "used": every sample uses every block.
 
         Raises ValueError for a policy of another shape, value or word, for inputs of different batch sizes, and for
         outputs asked for that the strategy does not define (blockdrop: attentions); UserError for "global" before
@@ -139,7 +139,7 @@ class AdaptiveModel(LogsPolicy, Saves):
     def _check_outputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse what cannot be given back for samples that skip a layer."""
         by_default = getattr(self.base, "config", None)
-        for name in self.tying.place.refused:
+        for name in self.tying.unit.refused:
             asked = inputs.get(name)
             if getattr(by_default, name, False) if asked is None else asked:
                 raise ValueError(
@@ -150,7 +150,7 @@ class AdaptiveModel(LogsPolicy, Saves):
     @property
     def pretrained_policy(self) -> str:
         """The word for `policy` that gives the pretrained model as long as nothing has been learned."""
-        return self.tying.place.pretrained
+        return self.tying.unit.pretrained
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ class AdaptiveModel(LogsPolicy, Saves):
 
         Raises UserError where no frozen half is kept (blockdrop).
         """
-        if "frozen" not in self.tying.place.constants:
+        if "frozen" not in self.tying.unit.constants:
             raise UserError(
                 f"strategy '{self.config.strategy}' cannot be disabled: it trains the one copy of every layer, so no "
                 "pretrained half is kept. Load the base model again."
@@ -230,7 +230,7 @@ class AdaptiveModel(LogsPolicy, Saves):
 
         Under blockdrop the layers whose decision is 0 are left out, and the config counts those that stay.
 
-        decision: 0 and 1 [D], "global", "tuned" or (not under blockdrop) "frozen"; a strategy without decisions needs
+        decision: 0 and 1 [D], "global", "tuned" or "frozen" (blockdrop: "used"); a strategy without decisions needs
         none. Raises UserError when the policy decides per input and no decision is given: one set of weights cannot
         stand for all inputs; ValueError for another shape, value or word. Do not use the adapted model afterwards.
         """

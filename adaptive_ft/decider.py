@@ -76,7 +76,7 @@ class Decider:
         return self._tied(checked(policy, (batch, len(self.tying.decisions))).to(device))
 
     def for_all_inputs(self, decision: Tensor | str | None) -> Tensor:
-        """The gates [C] of one decision for all inputs: 0 and 1 [D], "global", "frozen" or "tuned".
+        """The gates [C] of one decision for all inputs: 0 and 1 [D], "global" or a word of the strategy's unit.
 
         None will do for a strategy without decisions. Raises UserError where the policy decides per input and no
         decision is given: one set of weights cannot stand for all inputs; ValueError as `forced`.
@@ -97,7 +97,7 @@ class Decider:
         """The gates that a word stands for."""
         if word == "global":
             return self._tied(self._global(device).expand(batch, -1))
-        constants = self.tying.place.constants
+        constants = self.tying.unit.constants
         if word not in constants:
             raise ValueError(f"policy '{word}' is unknown to this strategy; give {self._words()}, a tensor or None.")
         columns = (len(self.tying.decisions), len(self.tying.index))
@@ -106,7 +106,7 @@ class Decider:
 
     def _words(self) -> str:
         """The words that stand for gates, as a list to read."""
-        return ", ".join(f"'{word}'" for word in (*self.tying.place.constants, "global"))
+        return ", ".join(f"'{word}'" for word in (*self.tying.unit.constants, "global"))
 
     def _global(self, device: torch.device) -> Tensor:
         """The global decision as gates [D]; a strategy without decisions needs none."""
@@ -149,5 +149,5 @@ def checked(decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"forced decisions have shape {list(decisions.shape)}; inputs and strategy need {list(shape)}."
         )
     if not bool(((decisions == 0) | (decisions == 1)).all()):
-        raise ValueError("forced decisions must be 0 (frozen) or 1 (tuned) everywhere.")
+        raise ValueError("forced decisions must be 0 or 1 everywhere.")
     return decisions if decisions.is_floating_point() else decisions.float()

@@ -1,9 +1,8 @@
 """Names of strategies, each turned into a tying: which components share one decision, and which are constant.
 
 A strategy gives every component a label: a text names the decision that rules it, FROZEN and TUNED are
-constants that no policy touches. It also says at which kind of place its gates stand: at the leaves of a layer, whose
-weights they choose, or at whole blocks, which they let a sample use or skip. Nothing else in the package knows a
-strategy by its name.
+constants that no policy touches. It also says which unit a gate rules: a leaf of a layer, whose weights it chooses,
+or a whole block, which it lets a sample use or skip. Nothing else in the package knows a strategy by its name.
 
 | name | decisions |
 |---|---|
@@ -39,9 +38,11 @@ Label = Callable[[Component], str | int]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where gates stand: `constants` are the words that set all gates and their value, `pretrained` is the word that
-    gives the pretrained model as long as nothing was learned; `refused` are outputs of the base that are not defined.
+class Unit:
+    """What one gate rules, the weights of a leaf or a whole block.
+
+    `constants` are the words that set all gates and their value, `pretrained` is the word that gives the pretrained
+    model as long as nothing was learned; `refused` are outputs of the base that are not defined.
     """
 
     constants: Mapping[str, float]
@@ -49,9 +50,9 @@ class Place:
     refused: tuple[str, ...] = ()
 
 
-LEAF = Place({"frozen": 0.0, "tuned": 1.0}, pretrained="frozen")
+LEAF = Unit({"frozen": 0.0, "tuned": 1.0}, pretrained="frozen")
 # One copy trains, so there is no frozen half; a sample that skips a block has no attentions in it.
-BLOCK = Place({"tuned": 1.0}, pretrained="tuned", refused=("output_attentions",))
+BLOCK = Unit({"used": 1.0}, pretrained="used", refused=("output_attentions",))
 
 DECIDED: dict[str, Label] = {
     "spottune": lambda component: component.name,
@@ -74,13 +75,13 @@ class Tying:
     """The map from D decisions to C components.
 
     `decisions` are the names in documented order; `index[c]` is the decision that rules component c, or
-    FROZEN or TUNED; `num_live[d]` counts the live components that decision d rules; the gates stand at `place`.
+    FROZEN or TUNED; `num_live[d]` counts the live components that decision d rules; `unit` is what a gate rules.
     """
 
     decisions: tuple[str, ...]
     index: tuple[int, ...]
     num_live: tuple[int, ...]
-    place: Place = LEAF
+    unit: Unit = LEAF
 
     @property
     def live(self) -> tuple[bool, ...]:

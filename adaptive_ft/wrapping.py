@@ -43,8 +43,8 @@ def is_gated(model: nn.Module) -> bool:
 
 
 def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None) -> Gating:
-    """The gating of a strategy's place. Raises UserError for a rank of deltas where there are none."""
-    if tying.place is not BLOCK:
+    """The gating of a strategy's unit. Raises UserError for a rank of deltas where there are none."""
+    if tying.unit is not BLOCK:
         return AtLeaves(anatomy, tying.index, linear_form(delta_rank))
     if delta_rank is not None:
         raise UserError(

@@ -191,7 +191,7 @@ def test_frozen_and_untrained_tuned_equal_the_pretrained_model_bit_for_bit(
 ) -> None:
     inputs = make_inputs(6)
     expected = score(base, inputs)
-    for policy in model.tying.place.constants:
+    for policy in model.tying.unit.constants:
         assert torch.equal(score(model, inputs, policy=policy), expected), policy
 
 

@@ -79,8 +79,8 @@ def gradients(run: nn.Module, gates_BD: Tensor, inputs: dict[str, Tensor], **opt
 def test_all_used_is_the_pretrained_model_bit_for_bit(family: Family) -> None:
     base, inputs = family.build(), family.inputs(4)
     model = adapt(base)
-    assert model.pretrained_policy == "tuned"
-    assert torch.equal(pooled(model, inputs, policy="tuned"), pooled(base, inputs))
+    assert model.pretrained_policy == "used"
+    assert torch.equal(pooled(model, inputs, policy="used"), pooled(base, inputs))
     assert model.base.state_dict().keys() == base.state_dict().keys(), "weights keep their names"
 
 
@@ -200,7 +200,7 @@ def test_every_weight_of_the_layers_trains() -> None:
 def test_what_needs_a_frozen_half_is_refused() -> None:
     model, inputs = adapt(TINY["bert"].build()), TINY["bert"].inputs(2)
     with pytest.raises(
-        ValueError, match="policy 'frozen' is unknown to this strategy; give 'tuned', 'global', a tensor"
+        ValueError, match="policy 'frozen' is unknown to this strategy; give 'used', 'global', a tensor"
     ):
         model(**inputs, policy="frozen")
     with (

@@ -39,10 +39,10 @@ def test_block_decides_once_per_layer(components: ComponentMap) -> None:
 
 def test_blockdrop_decides_once_per_layer_about_the_whole_block(components: ComponentMap) -> None:
     tying = tie("blockdrop", components)
-    assert tying.place is BLOCK
-    assert tie("spottune_block", components).place is LEAF
+    assert tying.unit is BLOCK
+    assert tie("spottune_block", components).unit is LEAF
     assert (tying.decisions, tying.live) == (("layer.0", "layer.1", "layer.2"), (True, True, True))
-    assert "frozen" not in tying.place.constants
+    assert "frozen" not in tying.unit.constants
 
 
 @pytest.mark.parametrize(

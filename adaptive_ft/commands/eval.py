@@ -32,9 +32,9 @@ class Command:
     shards: Path | None = None
     """Folder of shards; default: the validation shards of the run."""
     which: Literal["latest", "best"] = "latest"
-    policy: Literal["network", "frozen", "tuned", "global"] = "network"
+    policy: Literal["network", "frozen", "tuned", "used", "global"] = "network"
     """Let the policy network decide (or what the run's adapt.eval_decisions says), force every component (blockdrop:
-    tuned uses every layer), or take the majority of the last epoch's training decisions for every input."""
+    use every block), or take the majority of the last epoch's training decisions for every input."""
     batch_size: int = 128
     predictions: Path | None = None
     """Write [{"question_id", "answer"}, ...], the form of the official evaluation server; a split without public
@@ -75,11 +75,11 @@ class Command:
         if self.predictions is not None and not self.predictions.parent.is_dir():
             raise UserError(f"--predictions '{self.predictions}': there is no folder '{self.predictions.parent}'.")
         restored = restore(self.checkpoint, self.which)
-        words = ("network", "global", *restored.model.tying.place.constants)
+        words = ("network", "global", *restored.model.tying.unit.constants)
         if self.policy not in words:
             raise UserError(
-                f"--policy {self.policy} has no meaning for strategy '{restored.config.adapt.strategy}', which keeps no"
-                f" pretrained half: choose {' or '.join(words)}."
+                f"--policy {self.policy} has no meaning for strategy '{restored.config.adapt.strategy}':"
+                f" choose {' or '.join(words)}."
             )
         decides = restored.model.decider.default(training=False) if self.policy == "network" else self.policy
         if decides == "global":

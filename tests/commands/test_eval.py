@@ -139,11 +139,11 @@ def test_a_blockdrop_run_from_random_weights_is_evaluated_and_has_no_frozen_half
     assert {name for name, _ in kept.named_parameters()} >= saved.keys()
     assert any(".layer.0.attention.self.query.weight" in name for name in saved)
     capsys.readouterr()
-    for policy in ("network", "tuned"):
+    for policy in ("network", "used"):
         Command(folder, policy=policy).answer_on(ranks)
         assert re.search(r"^all +\d+ ", capsys.readouterr().out, re.MULTILINE)
     with pytest.raises(
-        UserError, match="--policy frozen has no meaning for strategy 'BlockDrop', which keeps no pretr"
+        UserError, match="--policy frozen has no meaning for strategy 'BlockDrop': choose network or global or used"
     ):
         Command(folder, policy="frozen").answer_on(ranks)
 
