@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.checks import check_answered, check_export, check_options, check_same_data
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.choice import open_shards
+from adaptive_ft.data.choice import bad_samples, open_shards
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream, TrainStream
 from adaptive_ft.engine.checkpoint import LATEST
@@ -128,6 +128,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
         world_size=ranks.world_size,
         seed=config.seed,
         readers=config.data.readers,
+        bad=bad_samples(config.data, parts.train_shards),
     )
     return Run(config, ranks, folder, parts, engine, train)
 

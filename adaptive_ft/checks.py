@@ -79,7 +79,7 @@ def check_answered(shards: ShardSet) -> None:
     """Refuse to train or to judge on questions whose answers are not public."""
     if not shards.manifest.answered:
         raise UserError(
-            f"The questions in '{shards.folder}' have no answers, so nothing can be learned or judged from them: name"
+            f"The questions in '{shards.address}' have no answers, so nothing can be learned or judged from them: name"
             " answered shards (adaptive-ft eval --predictions answers the others)."
         )
 
@@ -99,7 +99,7 @@ def check_same_data(train: ShardSet, val: ShardSet) -> None:
     for what, first, second in pairs:
         if first != second:
             raise UserError(
-                f"The shards in '{train.folder}' and '{val.folder}' differ in their {what}: {first} and {second}."
+                f"The shards in '{train.address}' and '{val.address}' differ in their {what}: {first} and {second}."
                 " Write both with the same options."
             )
 

@@ -24,6 +24,7 @@ from adaptive_ft.losses import policy_losses
 from adaptive_ft.meters import MeanMeter
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import export_merged, load_checkpoint, save_checkpoint
+from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.tracking import Progress
 
 EVALUATION = 2**32 - 1
@@ -37,6 +38,7 @@ class Trainer:
         self.config, self.ranks, self.engine, self.task = run.config, run.ranks, run.engine, run.parts.task
         self.tying = run.parts.model.tying
         self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
+        self.supply = SupplyMeter(run.train)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.start_score: float | None = None
@@ -75,7 +77,8 @@ class Trainer:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
             while self.engine.updates < self.run.total_updates:
-                rates = self.train_step()
+                with self.supply.step():
+                    rates = self.train_step()
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
         if not self.history or self.history[-1]["step"] < self.engine.updates:
@@ -137,18 +140,20 @@ class Trainer:
         self.engine.backward(torch.stack([answer_loss, *extra.values()]).sum())
         values = {
             "loss": answer_loss.detach(),
-            "score": self.task.soft_scores(logits_BA.detach(), batch).mean(),
+            "score": self.task.soft_scores(logits_BA.detach(), batch).sum() / batch.valid_B.sum().clamp(min=1),
             **{f"loss_{name}": value.detach() for name, value in extra.items()},
         }
-        self.epoch_means.update(values, len(batch))
-        self.window.update(values, len(batch))
-        self.usage.update(outputs.gates.detach())
+        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
+        self.epoch_means.update(values, num_valid)
+        self.window.update(values, num_valid)
+        self.usage.update(outputs.gates.detach(), batch.valid_B)
 
     def _record_window(self, rates: dict[str, float]) -> dict[str, str]:
         """Record the means over ranks since the last interval; the few to show beside the progress."""
         self.window.reduce(self.ranks.sum)
         means, self.window = self.window.means(), MeanMeter()
         values = {f"train/{name}": value for name, value in means.items()}
+        values |= {f"train/{name}": value for name, value in self.supply.window(self.ranks.sum).items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature

@@ -27,7 +27,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("analysis",),
     ("engine",),
-    ("tracking", "meters"),
+    ("tracking", "meters", "supply"),
     ("config",),
     ("run_folder", "checks"),
     ("subjects",),

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
-from adaptive_ft.data.choice import all_questions
+from adaptive_ft.data.choice import all_questions, open_set
 from adaptive_ft.data.manifest import answer_table_hash
+from adaptive_ft.data.remote import is_remote
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks, run_ranks
@@ -29,8 +30,8 @@ class Command:
 
     checkpoint: Path
     """Run folder, as train.py made it."""
-    shards: Path | None = None
-    """Folder of shards; default: the validation shards of the run."""
+    shards: str | None = None
+    """Folder or address of shards; default: the validation shards of the run."""
     which: Literal["latest", "best"] = "latest"
     policy: Literal["network", "frozen", "tuned", "used", "global"] = "network"
     """Let the policy network decide (or what the run's adapt.eval_decisions says), force every component (blockdrop:
@@ -52,7 +53,7 @@ class Command:
         found = self._answered(restored, shards, ranks)
         if not ranks.is_main:
             return
-        print(f"{self.checkpoint} ({self.which}, update {restored.step}, policy {self.policy}) on {shards.folder}")
+        print(f"{self.checkpoint} ({self.which}, update {restored.step}, policy {self.policy}) on {shards.address}")
         if shards.manifest.answer_table_sha256 not in map(answer_table_hash, (restored.task.answer_table, ())):
             print(f"these shards name other answers; the model chooses among its own {len(restored.task.answer_table)}")
         if found.report is None:
@@ -84,15 +85,15 @@ class Command:
         decides = restored.model.decider.default(training=False) if self.policy == "network" else self.policy
         if decides == "global":
             restored.model.decider.for_all_inputs("global")  # a checkpoint within the first epoch has none
-        folder = self.shards or Path(restored.config.data.val)
-        if self.shards is None and not folder.is_dir():
+        data = restored.config.data
+        if self.shards is None and not is_remote(data.val) and not Path(data.val).is_dir():
             raise UserError(
-                f"The run's validation shards '{folder}' are not there, seen from '{Path.cwd()}': start where the"
+                f"The run's validation shards '{data.val}' are not there, seen from '{Path.cwd()}': start where the"
                 " training was started, or name shards with --shards."
             )
-        shards = restored.subject.fit(ShardSet.open(folder), restored.model.base)
+        shards = restored.subject.fit(open_set(self.shards or data.val, data), restored.model.base)
         if not shards.manifest.answered and self.predictions is None:
-            raise UserError(f"The questions in '{folder}' have no answers to judge by: give --predictions FILE.")
+            raise UserError(f"No question in '{shards.address}' has an answer to judge by: give --predictions FILE.")
         return restored, shards
 
     def _answered(self, restored: Restored, shards: ShardSet, ranks: Ranks) -> Evaluation:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from adaptive_ft.data.records import Question
 
+# Stands in rows that hold no example.
+NO_QUESTION = Question(question_id=-1, text="", question_type="", answer_type="", answers=(), scores={})
+
 
 @dataclass(slots=True)
 class Examples:
     """What every batch tells of its B rows, whatever is read of their images.
 
-    valid_B bool, False where an evaluation was filled up to equal batches and the row must not be counted.
+    valid_B bool, False where a row must not be counted: an evaluation was filled up to equal batches, or the sample is
+    damaged and was left out.
     """
 
     questions: list[Question]

@@ -11,7 +11,7 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FEATURE_DTYPES = {"float16": "f16", "float32": "f32"}  # numpy name -> ending of the tar member
 BOX_CONVENTION = "x1 y1 x2 y2, pixels"
 QUESTIONS, LABELLED_PICTURES = CONTENTS = ("questions", "labelled pictures")
@@ -113,7 +113,9 @@ class Manifest:
     def _from_content(cls, content: object, path: Path) -> Self:
         version = content.get("format_version") if isinstance(content, dict) else None
         if not isinstance(content, dict) or version != FORMAT_VERSION:
-            raise UserError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}")
+            raise UserError(
+                f"{path} has format version {version}, this program reads {FORMAT_VERSION}; write the shards again"
+            )
         _require_keys(cls, content, str(path))
         shards = []
         for entry in content["shards"]:

@@ -8,51 +8,66 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adaptive_ft.data.batch import PictureBatch
+from adaptive_ft.data.bad_samples import BadSamples, DamagedSample
+from adaptive_ft.data.batch import NO_QUESTION, PictureBatch
 from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, framed
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.shard_bytes import ShardBytes
 from adaptive_ft.data.shard_set import PictureShardSet
-from adaptive_ft.errors import UserError
 
 # A JPEG is decoded at no less than this many times the size it is resized to: averaging that is as good as the whole.
 _SPARE = 2
+# What stands in the row of a damaged sample, under a black picture.
+LEFT_OUT = (NO_QUESTION, "")
 
 
 class PictureReader:
     """Reads labelled pictures in one frame."""
 
-    def __init__(self, shards: PictureShardSet) -> None:
-        self._shards, self._bytes = shards, ShardBytes(shards)
+    def __init__(self, shards: PictureShardSet, bad: BadSamples) -> None:
+        self._shards, self._bytes, self._bad = shards, ShardBytes(shards), bad
         self._framing = shards.framing
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> PictureBatch:
-        """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
+        """The batch of these examples; rows from `num_valid` on, and those left out as damaged, are not valid.
+
+        Pinned where CUDA is there. Raises what the reader's BadSamples raises for a damaged sample.
+        """
         rows, side = len(examples), self._framing.side
         pixels_B3HW = torch.empty((rows, 3, side, side), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        samples = [self.read(example, pixels_3HW) for example, pixels_3HW in zip(examples, pixels_B3HW, strict=True)]
+        samples = [
+            self._read_or_leave_out(example, pixels_3HW)
+            for example, pixels_3HW in zip(examples, pixels_B3HW, strict=True)
+        ]
+        whole_B = torch.tensor([sample is not LEFT_OUT for sample in samples])
         return PictureBatch(
             questions=[question for question, _ in samples],
             image_ids=[image_id for _, image_id in samples],
-            valid_B=torch.arange(rows) < (rows if num_valid is None else num_valid),
+            valid_B=whole_B & (torch.arange(rows) < (rows if num_valid is None else num_valid)),
             pixels_B3HW=pixels_B3HW,
         )
+
+    def _read_or_leave_out(self, example: int, pixels_3HW: Tensor) -> tuple[Question, str]:
+        try:
+            return self.read(example, pixels_3HW)
+        except DamagedSample as damage:
+            self._bad.met(example, damage)
+        pixels_3HW.zero_()
+        return LEFT_OUT
 
     def read(self, example: int, pixels_3HW: Tensor) -> tuple[Question, str]:
         """Fill the row; the label, written as a question, and the picture's id.
 
-        Raises:
-            UserError: bytes are missing, or they are no whole picture; names shard and sample.
+        Raises DamagedSample naming shard and sample.
         """
         place = self._shards.locate(example)
         image = self._bytes.describe(place)
-        offset, size = int(place.row["picture_offset"]), int(place.row["picture_size"])
-        content = self._bytes.fetch(place.shard, offset, size, f"sample '{image.image_id}'")
+        content = self._bytes.fetch(place, "picture", f"sample '{image.image_id}'")
         try:
             pixels_HW3 = framed(decode_rgb(bytes(content), _SPARE * self._framing.resized_to), self._framing)
         except UNREADABLE as error:
-            raise UserError(
-                f"shard {self._shards.shard_path(place.shard)}, sample '{image.image_id}': its picture cannot be"
+            raise DamagedSample(
+                f"shard {self._shards.files.name(place.shard)}, sample '{image.image_id}': its picture cannot be"
                 f" decoded ({error}); the shard is damaged, write or copy it again"
             ) from None
         pixels_3HW.copy_(torch.tensor(pixels_HW3).permute(2, 0, 1))

@@ -7,15 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.bad_samples import BadSamples, DamagedSample
+from adaptive_ft.data.batch import NO_QUESTION, RawBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.shard_bytes import ShardBytes
-from adaptive_ft.data.shard_set import Place, ShardSet
-from adaptive_ft.errors import UserError
+from adaptive_ft.data.shard_set import ShardSet
 
 # From 32768 numbers on PyTorch copies with a team of threads per caller, taking cores from training.
 _SERIAL_COPY = 32767
@@ -33,26 +32,38 @@ class Sample:
     num_boxes: int
 
 
+# What stands in the row of a damaged sample: nothing, with the whole of an empty picture as its one region.
+LEFT_OUT = Sample(NO_QUESTION, image_id="", width=1, height=1, num_boxes=1)
+_WHOLE_PICTURE = torch.tensor([0.0, 0.0, 1.0, 1.0])
+
+
 class QuestionReader(ABC):
     """Makes batches of questions; what stands in their regions is the kind of reader's."""
 
-    def __init__(self, shards: ShardSet) -> None:
+    def __init__(self, shards: ShardSet, bad: BadSamples) -> None:
         self.max_boxes, self.feature_dim = shards.max_boxes, shards.feature_dim
-        self._shards, self._bytes = shards, ShardBytes(shards)
+        self._shards, self._bytes, self._bad = shards, ShardBytes(shards), bad
 
     @abstractmethod
     def read(self, example: int, features_ND: Tensor, boxes_N4: Tensor) -> Sample:
-        """Write all of features_ND and boxes_N4 (float32, zeros without a region), return the sample."""
+        """Write all of features_ND and boxes_N4 (float32, zeros without a region), return the sample.
+
+        Raises DamagedSample naming shard and sample.
+        """
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> RawBatch:
-        """The batch of these examples, rows from `num_valid` on not valid; pinned where CUDA is there."""
+        """The batch of these examples; rows from `num_valid` on, and those left out as damaged, are not valid.
+
+        Pinned where CUDA is there. Raises what the reader's BadSamples raises for a damaged sample.
+        """
         rows, regions, pinned = len(examples), self.max_boxes, torch.cuda.is_available()
         features_BND = torch.empty(rows, regions, self.feature_dim, pin_memory=pinned)
         boxes_BN4 = torch.empty(rows, regions, 4, pin_memory=pinned)
         samples = [
-            self.read(example, features_ND, boxes_N4)
+            self._read_or_leave_out(example, features_ND, boxes_N4)
             for example, features_ND, boxes_N4 in zip(examples, features_BND, boxes_BN4, strict=True)
         ]
+        whole_B = torch.tensor([sample is not LEFT_OUT for sample in samples])
         num_boxes_B1 = torch.tensor([[sample.num_boxes] for sample in samples])
         return RawBatch(
             features_BND=features_BND,
@@ -61,40 +72,37 @@ class QuestionReader(ABC):
             sizes_B2=torch.tensor([[sample.width, sample.height] for sample in samples], dtype=torch.float32),
             questions=[sample.question for sample in samples],
             image_ids=[sample.image_id for sample in samples],
-            valid_B=torch.arange(rows) < (rows if num_valid is None else num_valid),
+            valid_B=whole_B & (torch.arange(rows) < (rows if num_valid is None else num_valid)),
         )
+
+    def _read_or_leave_out(self, example: int, features_ND: Tensor, boxes_N4: Tensor) -> Sample:
+        try:
+            return self.read(example, features_ND, boxes_N4)
+        except DamagedSample as damage:
+            self._bad.met(example, damage)
+        features_ND.zero_()
+        boxes_N4.zero_()
+        boxes_N4[0] = _WHOLE_PICTURE
+        return LEFT_OUT
 
 
 class RegionReader(QuestionReader):
     """Reads questions with the boxes and features of their images."""
 
-    def __init__(self, shards: ShardSet) -> None:
-        super().__init__(shards)
+    def __init__(self, shards: ShardSet, bad: BadSamples) -> None:
+        super().__init__(shards, bad)
         self._stored = _STORED[shards.manifest.feature_dtype]
 
     def read(self, example: int, features_ND: Tensor, boxes_N4: Tensor) -> Sample:
-        """Fill the row; UserError naming shard and sample if bytes are missing or a feature is not finite."""
+        """Fill the row; nothing of a sample that is damaged counts."""
         place = self._shards.locate(example)
         image = self._bytes.describe(place)
-        count = image.num_boxes
-        self._copy(place, "boxes_offset", image.image_id, boxes_N4[:count], torch.float32)
-        self._copy(place, "features_offset", image.image_id, features_ND[:count], self._stored)
+        count, sample = image.num_boxes, f"sample '{image.image_id}'"
+        _copy(self._bytes.fetch(place, "boxes", sample), boxes_N4[:count], torch.float32)
+        _copy(self._bytes.fetch(place, "features", sample), features_ND[:count], self._stored)
         boxes_N4[count:].zero_()
         features_ND[count:].zero_()
         return Sample(image.questions[place.question], image.image_id, image.width, image.height, count)
-
-    def _copy(self, place: Place, column: str, image_id: str, into: Tensor, stored: torch.dtype) -> None:
-        size = into.numel() * stored.itemsize
-        content = self._bytes.fetch(place.shard, int(place.row[column]), size, f"sample '{image_id}'")
-        numbers, flat = torch.frombuffer(content, dtype=stored), into.view(-1)
-        for start in range(0, len(flat), _SERIAL_COPY):
-            flat[start : start + _SERIAL_COPY].copy_(numbers[start : start + _SERIAL_COPY])
-        if not np.isfinite(flat.numpy()).all():
-            path, member = self._shards.shard_path(place.shard), column.removesuffix("_offset")
-            raise UserError(
-                f"shard {path}, sample '{image_id}': its {member} hold NaN or infinity; "
-                "the shard is damaged, write or copy it again"
-            )
 
 
 class BlindReader(QuestionReader):
@@ -107,3 +115,10 @@ class BlindReader(QuestionReader):
         features_ND.zero_()
         boxes_N4[0] = torch.tensor([0.0, 0.0, image.width, image.height])
         return Sample(image.questions[place.question], image.image_id, image.width, image.height, num_boxes=1)
+
+
+def _copy(content: memoryview, into: Tensor, stored: torch.dtype) -> None:
+    """Numbers of type `stored` into a float32 tensor, which the writer of the shards has checked to be finite."""
+    numbers, flat = torch.frombuffer(content, dtype=stored), into.view(-1)
+    for start in range(0, len(flat), _SERIAL_COPY):
+        flat[start : start + _SERIAL_COPY].copy_(numbers[start : start + _SERIAL_COPY])

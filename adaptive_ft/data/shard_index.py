@@ -1,6 +1,8 @@
-"""The index beside every shard: where each member's bytes lie, so that one pread fetches what a batch needs.
+"""The index beside every shard: where each member's bytes lie and what they hash to, so that one pread fetches what a
+batch needs and its hash tells whether it is what was written.
 
-One row per image, in the order of the tar file; an .npy file without pickle.
+One row per image, in the order of the tar file; an .npy file without pickle. The hash is XXH3 of 64 bits: for the
+148 KB of 36 x 2048 float16 it takes 2.4 us, where zlib's CRC-32 takes 170.
 """
 
 import hashlib
@@ -8,24 +10,33 @@ import io
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from adaptive_ft.data.manifest import ShardEntry
 from adaptive_ft.errors import UserError
 
-# Offsets and sizes count bytes from the start of the tar file; an absent member has size 0.
+MEMBERS = ("json", "boxes", "features", "picture")
+"""The kinds of members of a sample; an image without regions has no boxes and features, most have no picture."""
+
+# Per member where its data starts, counted from the start of the tar file, its bytes and their hash; an absent member
+# has size 0.
 INDEX_DTYPE = np.dtype(
     [
-        ("json_offset", "<i8"),
-        ("json_size", "<i8"),
-        ("boxes_offset", "<i8"),
-        ("features_offset", "<i8"),
+        *[
+            (f"{member}_{what}", kind)
+            for member in MEMBERS
+            for what, kind in (("offset", "<i8"), ("size", "<i8"), ("xxh3", "<u8"))
+        ],
         ("num_boxes", "<i8"),
-        ("picture_offset", "<i8"),
-        ("picture_size", "<i8"),
         ("num_questions", "<i8"),
     ]
 )
+
+
+def checksum(content: bytes | memoryview) -> int:
+    """XXH3, 64 bits, of the bytes of a member."""
+    return xxhash.xxh3_64_intdigest(content)
 
 
 def index_bytes(index_I: NDArray[np.void]) -> bytes:

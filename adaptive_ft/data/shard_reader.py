@@ -6,6 +6,7 @@ Readers are shared by threads: they keep no state but caches.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from adaptive_ft.data.bad_samples import BadSamples
 from adaptive_ft.data.manifest import LABELLED_PICTURES
 from adaptive_ft.data.picture_reader import PictureReader
 from adaptive_ft.data.region_reader import BlindReader, RegionReader
@@ -17,20 +18,20 @@ class BatchReader(Protocol):
     """Makes batches of examples given by their numbers."""
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> Any:
-        """The batch of these examples, rows from `num_valid` on not valid; UserError naming shard and sample where
-        bytes are missing or damaged.
-        """
-        ...
+        """The batch of these examples; rows from `num_valid` on, and those left out as damaged, are not valid."""
 
 
-def open_reader(shards: ShardSet) -> BatchReader:
-    """The reader that fits a shard set; UserError if it was opened as it cannot be read."""
+def open_reader(shards: ShardSet, bad: BadSamples) -> BatchReader:
+    """The reader that fits a shard set and tells `bad` of damaged samples.
+
+    Raises UserError if the set was opened as it cannot be read.
+    """
     if isinstance(shards, PictureShardSet):
-        return PictureReader(shards)
+        return PictureReader(shards, bad)
     if isinstance(shards, BlindShardSet):
-        return BlindReader(shards)
+        return BlindReader(shards, bad)
     if shards.manifest.content == LABELLED_PICTURES:
-        raise UserError(f"the shards in '{shards.folder}' hold labelled pictures, no questions about regions")
+        raise UserError(f"the shards in '{shards.address}' hold labelled pictures, no questions about regions")
     if shards.manifest.min_boxes == 0:
-        raise UserError(f"the shards in '{shards.folder}' hold questions without regions; read them with --data.blind")
-    return RegionReader(shards)
+        raise UserError(f"the shards in '{shards.address}' hold questions without regions; read them with --data.blind")
+    return RegionReader(shards, bad)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardEntry
 from adaptive_ft.data.pixels import Framing
-from adaptive_ft.data.shard_index import load_index
+from adaptive_ft.data.remote import RemoteFolder
+from adaptive_ft.data.shard_files import CopiedFiles, LocalFiles, ShardFiles, fetch_set
+from adaptive_ft.data.shard_index import MEMBERS, load_index
 from adaptive_ft.data.shard_scan import check_shard
 from adaptive_ft.errors import UserError
 
@@ -34,14 +36,16 @@ class Place:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A whole, checked shard set; `open` makes it.
+    """A whole, checked shard set; `open` and `open_remote` make it.
 
+    `folder` holds manifest and indexes, and `files` gives the shards, which lie in it or come from elsewhere.
     `index_I` holds the rows of all shards' indexes, `first_image_S` and `first_example_I` where each shard's
     images and each image's questions start.
     """
 
     folder: Path
     manifest: Manifest
+    files: ShardFiles
     index_I: NDArray[np.void]
     first_image_S: NDArray[np.int64]
     first_example_I: NDArray[np.int64]
@@ -54,12 +58,27 @@ class ShardSet:
         """
         manifest = Manifest.load(folder)
         for entry in manifest.shards:
-            _check_presence(folder, entry)
+            _check_presence(folder, entry, load_index(folder, entry))
+        return cls._opened(folder, manifest, LocalFiles(folder, manifest))
+
+    @classmethod
+    def open_remote(cls, address: str, cache: Path, room: int) -> Self:
+        """Open the set behind an address (see data/remote.py), whose shards are copied below `cache` when they are
+        needed; copies that no plan names go where more than `room` bytes would be taken.
+
+        Raises UserError for what cannot be fetched or is not what the manifest promises.
+        """
+        remote = RemoteFolder(address)
+        folder, manifest = fetch_set(remote, cache)
+        return cls._opened(folder, manifest, CopiedFiles(remote, folder, manifest, room))
+
+    @classmethod
+    def _opened(cls, folder: Path, manifest: Manifest, files: ShardFiles) -> Self:
         index_I = np.concatenate([load_index(folder, entry) for entry in manifest.shards])
         _check_box_counts(folder, manifest, index_I)
         starts_S = np.cumsum([0] + [entry.images for entry in manifest.shards], dtype=np.int64)[:-1]
         ends_I = np.cumsum(index_I["num_questions"], dtype=np.int64)
-        return cls(folder, manifest, index_I, starts_S, ends_I - index_I["num_questions"])
+        return cls(folder, manifest, files, index_I, starts_S, ends_I - index_I["num_questions"])
 
     def with_blind(self, feature_dim: int | None = None) -> "BlindShardSet":
         """The same questions without their regions: one zero feature and the whole picture as its box.
@@ -67,7 +86,7 @@ class ShardSet:
         `feature_dim` defaults to that of the shards, so that one model fits both, or 16 where they have none.
         """
         dim = feature_dim or self.manifest.feature_dim or BLIND_FEATURE_DIM
-        parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
+        parts = (self.folder, self.manifest, self.files, self.index_I, self.first_image_S, self.first_example_I)
         return BlindShardSet(*parts, blind_feature_dim=dim)
 
     def with_pictures(self, framing: Framing) -> "PictureShardSet":
@@ -77,10 +96,10 @@ class ShardSet:
         """
         if self.manifest.content != LABELLED_PICTURES:
             raise UserError(
-                f"the shards in '{self.folder}' hold {self.manifest.content}, no labelled pictures; make those with"
+                f"the shards in '{self.address}' hold {self.manifest.content}, no labelled pictures; make those with"
                 " adaptive-ft shards --pictures FOLDER"
             )
-        parts = (self.folder, self.manifest, self.index_I, self.first_image_S, self.first_example_I)
+        parts = (self.folder, self.manifest, self.files, self.index_I, self.first_image_S, self.first_example_I)
         return PictureShardSet(*parts, framing=framing)
 
     @property
@@ -120,9 +139,10 @@ class ShardSet:
         shard = int(np.searchsorted(self.first_image_S, image, side="right")) - 1
         return Place(shard, image, example - int(self.first_example_I[image]), self.index_I[image])
 
-    def shard_path(self, shard: int) -> Path:
-        """The tar file of shard number `shard`."""
-        return self.folder / self.manifest.shards[shard].file
+    @property
+    def address(self) -> str:
+        """How messages call the set: its folder, or where it comes from."""
+        return self.files.address
 
 
 @dataclass(frozen=True)
@@ -169,12 +189,21 @@ def _check_box_counts(folder: Path, manifest: Manifest, index_I: NDArray[np.void
         )
 
 
-def _check_presence(folder: Path, entry: ShardEntry) -> None:
+def _check_presence(folder: Path, entry: ShardEntry, index_I: NDArray[np.void]) -> None:
     path = folder / entry.file
     if not path.is_file():
         raise UserError(f"shard {path} is missing, the manifest lists it; copy it again or write the shards again")
     found = path.stat().st_size
-    if found != entry.bytes:
-        raise UserError(
-            f"shard {path} has {found} bytes, the manifest says {entry.bytes}: it was cut or replaced; copy it again"
+    if found == entry.bytes:
+        return
+    ends_I = np.max([index_I[f"{kind}_offset"] + index_I[f"{kind}_size"] for kind in MEMBERS], axis=0)
+    lost_I = np.flatnonzero(ends_I > found)
+    raise UserError(
+        f"shard {path} has {found} bytes, the manifest says {entry.bytes}: it was cut or replaced."
+        + (
+            f" {len(lost_I)} of its {len(ends_I)} samples are cut off, the first is number {lost_I[0]}."
+            if len(lost_I)
+            else ""
         )
+        + " Copy it again."
+    )

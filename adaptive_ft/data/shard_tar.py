@@ -15,10 +15,9 @@ from webdataset import TarWriter
 from adaptive_ft.data.image_json import encode_image
 from adaptive_ft.data.manifest import FEATURE_DTYPES, ShardEntry
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shard_index import INDEX_DTYPE, index_bytes
+from adaptive_ft.data.shard_index import INDEX_DTYPE, MEMBERS, checksum, index_bytes
 from adaptive_ft.errors import UserError
 
-BOXES_MEMBER = "boxes.f32"
 _TAR_BLOCK = 512
 PICTURE_ENDINGS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
 
@@ -46,34 +45,27 @@ class ShardTar:
 
     def add(self, record: ImageRecord) -> None:
         """Append one valid record; UserError if its features do not fit the stored type."""
-        features = f"features.{FEATURE_DTYPES[self._feature_dtype]}"
         members = {"json": encode_image(record, self._feature_dtype)}
         if len(record.boxes):
-            members[BOXES_MEMBER] = record.boxes.astype("<f4").tobytes()
-            members[features] = stored_features(record, self._feature_dtype).tobytes()
-        picture = None
+            members["boxes.f32"] = record.boxes.astype("<f4").tobytes()
+            stored = stored_features(record, self._feature_dtype)
+            members[f"features.{FEATURE_DTYPES[self._feature_dtype]}"] = stored.tobytes()
         if record.picture is not None:
-            picture = f"picture.{_picture_ending(record)}"
-            members[picture] = record.picture
-        offsets = self._append(record.image_id, members)
-        self._rows.append(
-            (
-                *(offsets["json"], len(members["json"])),
-                *(offsets.get(BOXES_MEMBER, 0), offsets.get(features, 0), len(record.boxes)),
-                *((offsets[picture], len(members[picture])) if picture else (0, 0)),
-                len(record.questions),
-            )
-        )
+            members[f"picture.{_picture_ending(record)}"] = record.picture
+        places = self._append(record.image_id, members)
+        told = [number for kind in MEMBERS for number in places.get(kind, (0, 0, 0))]
+        self._rows.append((*told, len(record.boxes), len(record.questions)))
 
-    def _append(self, key: str, members: dict[str, bytes]) -> dict[str, int]:
-        """Write the members and return where their data starts."""
-        position, offsets = self._tar.tarstream.offset, {}
+    def _append(self, key: str, members: dict[str, bytes]) -> dict[str, tuple[int, int, int]]:
+        """Write the members; by kind where their data starts, its size and its hash."""
+        position, places = self._tar.tarstream.offset, {}
         for name in sorted(members):  # the order TarWriter uses
-            offsets[name] = position + _TAR_BLOCK
-            position += _TAR_BLOCK + -(-len(members[name]) // _TAR_BLOCK) * _TAR_BLOCK
+            content = members[name]
+            places[name.partition(".")[0]] = (position + _TAR_BLOCK, len(content), checksum(content))
+            position += _TAR_BLOCK + -(-len(content) // _TAR_BLOCK) * _TAR_BLOCK
         self._tar.write({"__key__": key, **members})
         assert self._tar.tarstream.offset == position, f"unexpected tar layout at '{key}'"
-        return offsets
+        return places
 
     def finish(self) -> ShardEntry:
         """Close the tar file, write the index, both on disk when this returns."""

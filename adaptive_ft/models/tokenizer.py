@@ -26,7 +26,7 @@ def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> 
         name = str(beside) if beside.is_dir() else shards.manifest.tokenizer
     if name is None:
         raise UserError(
-            f"Neither the base model nor the shards in '{shards.folder}' name a tokenizer: give one with"
+            f"Neither the base model nor the shards in '{shards.address}' name a tokenizer: give one with"
             " --data.tokenizer (a folder or a hub id)."
         )
     return read_tokenizer(name)

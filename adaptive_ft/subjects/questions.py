@@ -48,12 +48,12 @@ class Questions:
             return shards.with_blind(wanted)
         if shards.feature_dim != wanted:
             raise UserError(
-                f"The run reads region features of {wanted} values, those in '{shards.folder}' have"
+                f"The run reads region features of {wanted} values, those in '{shards.address}' have"
                 f" {shards.feature_dim}: choose shards of the same extractor."
             )
         if shards.manifest.feature_extractor != self.feature_extractor:
             raise UserError(
-                f"The run was trained on features of '{self.feature_extractor}', those in '{shards.folder}' are of"
+                f"The run was trained on features of '{self.feature_extractor}', those in '{shards.address}' are of"
                 f" '{shards.manifest.feature_extractor}': choose shards of the same extractor."
             )
         return shards

@@ -86,19 +86,19 @@ def test_an_unanswered_split_is_answered_not_judged(
 ) -> None:
     """The official test split: predictions, no score, no constant; without a file for them there is nothing to do."""
     folder = other(without_answers, answered=False, answer_table=())
-    Command(finished_run.path, shards=folder, predictions=tmp_path / "answers.json").answer_on(ranks)
+    Command(finished_run.path, shards=str(folder), predictions=tmp_path / "answers.json").answer_on(ranks)
     told, written = capsys.readouterr().out, json.loads((tmp_path / "answers.json").read_text())
     assert f"{len(written)} questions answered; they have no public answers to judge by" in told
     assert len(written) == Manifest.load(folder).questions
     assert not re.search("soft|constant|name other answers", told)
-    with pytest.raises(UserError, match="no answers to judge by: give --predictions FILE"):
-        Command(finished_run.path, shards=folder).answer_on(ranks)
+    with pytest.raises(UserError, match="answer to judge by: give --predictions FILE"):
+        Command(finished_run.path, shards=str(folder)).answer_on(ranks)
 
 
 def test_another_answer_table_is_told(
     finished_run: RunFolder, other: Callable[..., Path], ranks: Ranks, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Command(finished_run.path, shards=other(answer_table=["yes", "no"])).answer_on(ranks)
+    Command(finished_run.path, shards=str(other(answer_table=["yes", "no"]))).answer_on(ranks)
     assert "these shards name other answers; the model chooses among its own" in capsys.readouterr().out
 
 
@@ -115,7 +115,7 @@ def test_shards_that_do_not_fit_the_run_are_refused(
 ) -> None:
     """Before any question is answered."""
     with pytest.raises(UserError, match=sentence):
-        Command(finished_run.path, shards=other(change, **info)).answer_on(ranks)
+        Command(finished_run.path, shards=str(other(change, **info))).answer_on(ranks)
 
 
 def test_a_blind_run_answers_any_shards(
@@ -124,7 +124,7 @@ def test_a_blind_run_answers_any_shards(
     """Also shards whose features have another size: none is read, and the zero vector has the run's."""
     folder = build_and_fit(tiny("blind", "--data.blind", "--max_steps", "1"), ranks)
     shards = other(narrower)
-    Command(folder, shards=shards).answer_on(ranks)
+    Command(folder, shards=str(shards)).answer_on(ranks)
     assert re.search(rf"^all +{Manifest.load(shards).questions} ", capsys.readouterr().out, re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "version": (lambda m: m.update(format_version=99), "format version 99, this program reads 1"),
+    "version": (lambda m: m.update(format_version=99), "format version 99, this program reads 2; write"),
     "missing key": (lambda m: m.pop("split"), r"missing keys \['split'\]"),
     "unknown key": (lambda m: m.update(spilt="train"), r"unknown keys \['spilt'\]"),
     "shard key": (lambda m: m["shards"][1].pop("sha256"), r"shard entry .* missing keys \['sha256'\]"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from adaptive_ft.data.bad_samples import StopAtBad
 from adaptive_ft.data.manifest import LABELLED_PICTURES, ShardInfo
 from adaptive_ft.data.picture_reader import PictureReader
 from adaptive_ft.data.pixels import Framing, decode_rgb, framed
@@ -68,8 +69,8 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
     with (folder / "shard-00001.tar").open("r+b") as file:
         file.seek(int(row["picture_offset"]) + 40)
         file.write(bytes(200))
-    with pytest.raises(UserError, match=r"shard-00001\.tar, sample 'p3': its picture cannot be decoded"):
-        PictureReader(shards.with_pictures(Framing(16))).read_batch([3])
+    with pytest.raises(UserError, match=r"shard-00001\.tar, sample 'p3': its member 'picture' is not what was written"):
+        PictureReader(shards.with_pictures(Framing(16)), StopAtBad()).read_batch([3])
 
 
 def test_pictures_and_questions_are_told_apart(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from adaptive_ft.data import shard_bytes
+from adaptive_ft.data.bad_samples import StopAtBad
 from adaptive_ft.data.manifest import ShardInfo
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shard_reader import open_reader
@@ -26,7 +27,7 @@ def test_threads_read_more_shards_than_may_be_open(
     monkeypatch.setattr(shard_bytes, "_OPEN_SHARDS", 3)
     images = [make_image(number, questions=1) for number in range(12)]
     write_shards(images, tmp_path / "set", info, images_per_shard=1)
-    reader = open_reader(ShardSet.open(tmp_path / "set"))
+    reader = open_reader(ShardSet.open(tmp_path / "set"), StopAtBad())
     before = len(os.listdir(OPEN_FILES))
 
     def read(example: int) -> bool:
@@ -47,5 +48,5 @@ def test_a_large_image_is_copied_whole(make_image: Callable[..., ImageRecord], i
     record = make_image(0, boxes=40, feature_dim=2048)  # 81,920 numbers: more than one serial copy takes
     write_shards([record], tmp_path / "set", info)
     features_ND, boxes_N4 = torch.empty(40, 2048), torch.empty(40, 4)
-    open_reader(ShardSet.open(tmp_path / "set")).read(1, features_ND, boxes_N4)
+    open_reader(ShardSet.open(tmp_path / "set"), StopAtBad()).read(1, features_ND, boxes_N4)
     np.testing.assert_array_equal(features_ND, record.features.astype(np.float16))

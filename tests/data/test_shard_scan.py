@@ -24,7 +24,8 @@ def shift(column: str, amount: int) -> Callable[[NDArray[np.void]], None]:
     ("change", "message"),
     [
         (shift("features_offset", 512), "does not point at its members"),
-        (shift("num_boxes", -4), "does not point at its members"),
+        (shift("boxes_size", 16), "does not point at its members"),
+        (shift("features_xxh3", 1), "does not point at its members"),
         (shift("num_boxes", -1), "sample 'img001': the index says 3 boxes, found 4"),
         (shift("num_questions", 1), "sample 'img001': the index says 3 questions, found 2"),
     ],

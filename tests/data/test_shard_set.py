@@ -69,7 +69,7 @@ def test_the_index_points_at_the_members(shard_folder: Path) -> None:
     shards = ShardSet.open(shard_folder)
     for example in range(shards.num_examples):
         place = shards.locate(example)
-        with tarfile.open(shards.shard_path(place.shard)) as tar:
+        with tarfile.open(shards.files.name(place.shard)) as tar:
             offsets = {
                 member.name.split(".", 1)[1]: (member.offset_data, member.size)
                 for member in tar

@@ -26,7 +26,7 @@ from adaptive_ft.data.world.priors import Priors
 from adaptive_ft.data.world.scenes import MAX_TURN
 from adaptive_ft.errors import UserError
 
-PICTURES_VERSION = 2
+PICTURES_VERSION = 3
 """Counted up whenever the same config gives other pictures."""
 
 PICTURE_SIZE = 40
