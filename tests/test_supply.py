@@ -1,0 +1,60 @@
+"""Waiting for data and leaving out damaged samples, measured on a real stream and in a run."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from adaptive_ft.build import build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.supply import SupplyMeter
+from adaptive_ft.trainer import Trainer
+
+
+def three_alike(values: Tensor) -> Tensor:
+    return 3 * values
+
+
+def test_the_share_is_of_the_steps_since_the_last_window(workplace: Path) -> None:
+    stream = TrainStream(ShardSet.open(workplace / "world/target/train"), batch_size=4, readers=0)
+    supply = SupplyMeter(stream)
+    assert supply.window(three_alike) == {"data_stall_share": 0.0, "data_skipped": 0.0}
+    with supply.step():
+        next(stream)  # read in this thread: nothing but waiting
+    assert 0.5 < supply.window(three_alike)["data_stall_share"] <= 1
+    with supply.step():
+        time.sleep(0.01)
+    assert supply.window(three_alike)["data_stall_share"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["spottune", "standard"])
+def test_a_run_goes_on_without_a_damaged_sample(
+    strategy: str, workplace: Path, tmp_path: Path, ranks: Ranks, tiny: Callable[..., list[str]]
+) -> None:
+    """Two epochs of two updates meet its questions; the summary of the run and every update say how many."""
+    shutil.copytree(workplace / "world/tokenizer", tmp_path / "world/tokenizer")
+    folder = tmp_path / "world/target/train"
+    shutil.copytree(workplace / "world/target/train", folder)
+    shards = ShardSet.open(folder)
+    place = shards.locate(7)
+    with Path(shards.files.name(place.shard)).open("r+b") as file:
+        file.seek(int(place.row["features_offset"]))
+        file.write(b"\xff" * 4)
+    words = ("--data.train", str(folder), "--data.max_bad_share", "0.1", "--output_dir", str(tmp_path / "runs"))
+    words += ("--per_device_train_batch_size", "61", "--max_steps", "4", "--adapt.strategy", strategy)
+    run = build(load_run_config(tiny("skipping", *words)), ranks)
+    summary = Trainer(run).fit()
+    assert summary["epochs"] == 2
+    lines = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]
+    skipped = {line["step"]: line["train/data_skipped"] for line in lines if "train/data_skipped" in line}
+    asked = int(place.row["num_questions"])
+    assert asked > 0
+    assert skipped[2] == skipped[4] == asked
+    assert all(0 <= line["train/data_stall_share"] <= 1 for line in lines if "train/data_stall_share" in line)
