@@ -12,6 +12,7 @@ from adaptive_ft.gates import GateHolder
 from adaptive_ft.layers import GatedLayerNorm, GatedLeaf, GatedLinear
 from adaptive_ft.low_rank import MakeLinear, linear_form
 from adaptive_ft.models import Anatomy, Leaf
+from adaptive_ft.models.config_sizes import resize
 from adaptive_ft.refusals import check_leaf, check_own_forward
 from adaptive_ft.strategies import BLOCK, FROZEN, Tying
 
@@ -121,15 +122,6 @@ class AtBlocks:
         for block in kept:
             sizes[block.counted_by] += 1
         resize(self.anatomy.backbone(model).config, sizes)
-
-
-def resize(config: Any, sizes: Mapping[str, int]) -> None:
-    """Set numbers of layers in a model's `config`, in place, with all that its class derives from them."""
-    before = vars(type(config)(**{name: getattr(config, name) for name in sizes}))
-    after = vars(type(config)(**sizes))
-    for name, value in after.items():
-        if name in sizes or before.get(name) != value:
-            setattr(config, name, value)
 
 
 def wrap(

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
-from adaptive_ft.bypass import bypass
 from adaptive_ft.gates import GateHolder
-from adaptive_ft.low_rank import linear_form
 from adaptive_ft.models import describe
 from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
 from adaptive_ft.policy import PolicyConfig
-from adaptive_ft.wrapping import wrap
+from adaptive_ft.strategies import tie
+from adaptive_ft.wrapping import gating
 from adaptive_ft_kernels import use_path
 from measuring import DEVICE, DTYPE, ON_GPU
 
@@ -95,44 +94,40 @@ def _lxmert(way: str) -> Workload:
 
 
 def _bert(way: str) -> Workload:
-    """BertModel of the base size on ready embeddings; random gates take the place of a policy."""
-    model = BertModel(BertConfig(num_hidden_layers=BERT_LAYERS), add_pooling_layer=False)
-    holder = GateHolder(_fraction(way))
-    if way != "ordinary":
-        leaves = describe(model).leaves
-        wrap(model, leaves, range(leaves[-1].stop), holder, linear_form(RANKS.get(way)))
-    model.to(DEVICE, DTYPE)
-    embedded = torch.randn(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE, dtype=DTYPE)
-    target = torch.rand(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE)
+    """The encoder with random gates of its heads, attention outputs and FFNs."""
+    strategy = None if way == "ordinary" else "spottune"
     gates = torch.randint(2, (SAMPLES, BERT_LAYERS * (BERT_HEADS + 3)), device=DEVICE).float()
-
-    def output() -> Tensor:
-        if way != "ordinary":
-            holder.set(gates.clone().requires_grad_(torch.is_grad_enabled()))
-        return model(inputs_embeds=embedded).last_hidden_state
-
-    return Workload(model, output, target)
+    return _encoder(strategy, gates, _fraction(way), RANKS.get(way))
 
 
 def blockdrop(num_used: int | None, fraction: float = 1.0) -> Workload:
-    """The encoder of `_bert` whose samples use `num_used` layers each, drawn for each sample; None: the plain one.
+    """The encoder whose samples use `num_used` layers each, drawn for each sample; None: the plain one.
 
-    fraction: the share of the gate gradients of skipping samples that a training step evaluates.
+    fraction: the share of the gate gradients of skipping samples that a training step evaluates. It demands the path
+    of our models from the kernels, for the whole process.
     """
     torch.manual_seed(0)
+    use_path("auto")
+    gates = (torch.rand(SAMPLES, BERT_LAYERS, device=DEVICE).argsort(dim=1) < (num_used or 0)).float()
+    return _encoder(None if num_used is None else "blockdrop", gates, fraction, None)
+
+
+def _encoder(strategy: str | None, gates_BD: Tensor, fraction: float, delta_rank: int | None) -> Workload:
+    """BertModel of the base size on ready embeddings, gated as `get_adaptive_model` gates it for `strategy` (None: not
+    at all); the gates of the decisions take the place of a policy.
+    """
     model = BertModel(BertConfig(num_hidden_layers=BERT_LAYERS), add_pooling_layer=False)
-    holder = GateHolder(fraction)
-    if num_used is not None:
-        for number, layer in enumerate(model.encoder.layer):
-            bypass(layer, holder, number, ("hidden_states",), f"encoder.layer.{number}")
+    holder, anatomy = GateHolder(fraction), describe(model)
+    tying = tie(strategy or "standard", anatomy.components)
+    if strategy is not None:
+        gating(anatomy, tying, delta_rank).wrap(model, holder)
     model.to(DEVICE, DTYPE)
     embedded = torch.randn(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE, dtype=DTYPE)
     target = torch.rand(SAMPLES, BERT_ROWS, model.config.hidden_size, device=DEVICE)
-    gates = (torch.rand(SAMPLES, BERT_LAYERS, device=DEVICE).argsort(dim=1) < (num_used or 0)).float()
 
     def output() -> Tensor:
-        if num_used is not None:
-            holder.set(gates.clone().requires_grad_(torch.is_grad_enabled()))
+        if strategy is not None:
+            holder.set(tying.expand(gates_BD.clone().requires_grad_(torch.is_grad_enabled())))
         return model(inputs_embeds=embedded).last_hidden_state
 
     return Workload(model, output, target)
