@@ -2,14 +2,18 @@
 
 import pickle
 import re
+import struct
 from pathlib import Path
 
 import torch
 
 from adaptive_ft.errors import UserError
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError)
-"""What torch raises for a file that it cannot read so."""
+# With words of their own: a file that cannot be opened, a broken zip, a class that is refused.
+TELLING = (OSError, RuntimeError, pickle.UnpicklingError)
+UNREADABLE = (*TELLING, ValueError, LookupError, AssertionError, EOFError, struct.error)
+"""What torch raises for files that it cannot read so: whatever their bytes lead its unpickler to."""
+NO_TORCH_FILE = "it is no torch file, or a damaged one."
 
 
 def read_torch_file(path: Path) -> object:
@@ -18,8 +22,10 @@ def read_torch_file(path: Path) -> object:
         raise UserError(f"there is no checkpoint '{path}' (seen from '{Path.cwd()}').")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except TELLING as error:
         raise UserError(f"cannot read '{path}': {reason_of(error)}") from error
+    except UNREADABLE as error:
+        raise UserError(f"cannot read '{path}': {NO_TORCH_FILE}") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -27,6 +33,7 @@ def reason_of(error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"it holds '{refused[1]}'; only tensors and plain containers are read, for a pickle could run any code."
-    if isinstance(error, (EOFError, KeyError, pickle.UnpicklingError)):
-        return "it is no torch file, or one that was cut off."
-    return " ".join(str(error).split())
+    if isinstance(error, (EOFError, struct.error, pickle.UnpicklingError)):
+        return NO_TORCH_FILE
+    told = " ".join(str(error).split())
+    return told if isinstance(error, (OSError, RuntimeError, ValueError)) else f"{type(error).__name__}: {told}"
