@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import LxmertForQuestionAnswering
+from transformers.models.lxmert.modeling_lxmert import LxmertAttention
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.lxmert import random
 from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
+from adaptive_ft.models.lxmert_attention import SdpaLxmertAttention
 
 SIZES = ModelConfig(
     hidden_size=16, num_attention_heads=2, intermediate_size=16, language_layers=1, region_layers=1, cross_layers=1,
@@ -58,6 +60,15 @@ def test_answer_rows_are_taken_over_by_text(
     assert "1 start at 0, for instance 'spaceship'" in caplog.text
     rest = {name: value for name, value in built.state_dict().items() if "logit_fc.3" not in name}
     assert all(torch.equal(value, original.state_dict()[name]) for name, value in rest.items())
+
+
+def test_a_folder_gets_the_fused_attention_and_float32(original: LxmertForQuestionAnswering, tmp_path: Path) -> None:
+    original.bfloat16().save_pretrained(tmp_path / "saved")
+    built = build_base(at(tmp_path, "saved"), facts(THEIRS))
+    attentions = [module for module in built.modules() if isinstance(module, LxmertAttention)]
+    # A language layer, a region layer, and three attentions of a cross layer.
+    assert [type(attention) for attention in attentions] == [SdpaLxmertAttention] * 5
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
 
 
 def test_without_a_list_another_head_starts_at_random(

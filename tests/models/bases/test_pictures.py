@@ -110,6 +110,13 @@ def test_the_head_stays_only_for_the_same_classes(tmp_path: Path, caplog: pytest
     assert other.config.id2label == {0: "a", 1: "b", 2: "c"}
 
 
+def test_a_folder_of_bf16_becomes_float32(tmp_path: Path) -> None:
+    """Training owns float32 masters."""
+    build_base(TINY, FACTS).bfloat16().save_pretrained(tmp_path)
+    model = build_base(ModelConfig(name=str(tmp_path)), FACTS)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_missing_backbone_weights_are_named(tmp_path: Path) -> None:
     model = build_base(TINY, FACTS)
     kept = {key: value for key, value in model.state_dict().items() if "layer.1." not in key and "layers.1." not in key}

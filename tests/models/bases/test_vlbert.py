@@ -58,6 +58,8 @@ def write_bert(folder: Path, whole: bool = True) -> BertForPreTraining:
             intermediate_size=20,
             max_position_embeddings=14,
             hidden_dropout_prob=0.3,
+            hidden_act="relu",
+            layer_norm_eps=1e-6,
         )
     )
     (model if whole else model.bert).save_pretrained(folder)
@@ -89,6 +91,13 @@ def test_a_saved_folder_needs_no_type_and_another_table_gives_a_new_last_layer(
     assert wider.config.num_answers == 2
     assert "answer_head.classifier.weight" in caplog.text
     assert "answer_head.transform" not in caplog.text
+
+
+def test_a_folder_of_bf16_becomes_float32(tmp_path: Path) -> None:
+    """Training owns float32 masters."""
+    build().bfloat16().save_pretrained(tmp_path)
+    built = build_base(ModelConfig(name=str(tmp_path)), FACTS)
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +212,7 @@ def test_a_bert_gives_encoder_embeddings_and_transform(tmp_path: Path, caplog: p
             assert torch.equal(made["vl" + name], value), name
         if name.startswith("cls.predictions.transform."):
             assert torch.equal(made[name.replace("cls.predictions.", "answer_head.")], value), name
+    assert (built.config.hidden_act, built.config.layer_norm_eps) == ("relu", 1e-6)
     types = made["vlbert.embeddings.token_type_embeddings.weight"]
     assert types.shape == (3, 12)
     assert torch.equal(types[:2], given["bert.embeddings.token_type_embeddings.weight"])

@@ -87,6 +87,16 @@ def test_regions_in_bf16_err_as_rounded_weights_and_features_do(batch: dict[str,
         assert off.norm() > 2 * least.norm(), "boxes in bfloat16 would err more"
 
 
+def test_in_training_coordinates_and_features_are_dropped(config: VLBertConfig, batch: dict[str, Tensor]) -> None:
+    """All of them here, so that the bias alone is left."""
+    config.region_dropout_prob = 1.0
+    projection = RegionProjection(config)
+    torch.nn.init.uniform_(projection.dense.bias, 1.0, 2.0)
+    given = batch["visual_feats"], batch["visual_pos"], torch.ones(3, 5, dtype=torch.bool)
+    assert torch.equal(projection(*given), projection.dense.bias.expand(3, 5, 32))
+    assert not torch.equal(projection.eval()(*given), projection.dense.bias.expand(3, 5, 32))
+
+
 @pytest.mark.parametrize("options", [{}, {"visual_size": 24}, {"visual_ln": False}], ids=["plain", "1x1", "factor"])
 def test_packed_rows_are_those_of_a_plain_loop(
     config: VLBertConfig, batch: dict[str, Tensor], options: dict[str, object]
