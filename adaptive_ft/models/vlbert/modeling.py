@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from adaptive_ft.models.vlbert.checks import check_asked, check_texts
 from adaptive_ft.models.vlbert.configuration import VLBertConfig
 from adaptive_ft.models.vlbert.embeddings import VisualLayerNorm, VisualScale, VLBertEmbeddings
 
@@ -96,17 +97,17 @@ class VLBertModel(VLBertPreTrainedModel):
 
         input_ids [B, L]: [CLS] question [SEP] [MASK] [SEP]. visual_feats [B, R, F]. visual_pos [B, R, 4]: corners
         x1, y1, x2, y2 as shares of the picture's width and height. Masks [B, L] and [B, R]: 1 where there is a token
-        or a region, None for everywhere. token_type_ids [B, L]: None for 0 everywhere. output_attentions and
-        output_hidden_states: whether to return them too; the decorator does it. visual_pos stays float32 whatever the
-        weights are: bfloat16 would move its waves by up to a fifth of a radian.
+        or a region, None for everywhere. token_type_ids [B, L]: None for 0 everywhere. output_attentions (of "eager"
+        attention only) and output_hidden_states: whether to return them too; the decorator does it. visual_pos stays
+        float32 whatever the weights are: bfloat16 would move its waves by up to a fifth of a radian.
 
-        The answer's place is the last real [MASK]. A row without one raises ValueError on a CPU; when compiled, and on
-        other devices, which would have to be waited for, it pools its first token.
+        The answer's place is the last real [MASK]. ValueError for no region and for attentions that are not kept; on a
+        CPU, if not compiled, also for too few positions and for rows without [MASK], which else pool their first token.
         """
+        check_asked(self.config, visual_feats, output_attentions)
         text_mask_BL = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         answers_BL = (input_ids == self.config.mask_token_id) & text_mask_BL.bool()
-        if answers_BL.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_answers(answers_BL, self.config.mask_token_id)
+        check_texts(self.config, answers_BL, text_mask_BL)
         if visual_attention_mask is None:
             visual_attention_mask = torch.ones_like(visual_pos[..., 0], dtype=torch.bool)
         if token_type_ids is None:
@@ -121,17 +122,6 @@ class VLBertModel(VLBertPreTrainedModel):
         answer_B = (answers_BT * places_T).amax(dim=1)
         pooled_BE = hidden_BTE[torch.arange(len(hidden_BTE), device=hidden_BTE.device), answer_B]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BTE, pooler_output=pooled_BE)
-
-
-def _check_answers(answers_BL: Tensor, mask_token_id: int) -> None:
-    """Refuse rows without the token whose hidden state answers."""
-    without = (~answers_BL.any(dim=1)).nonzero().flatten().tolist()
-    if without:
-        raise ValueError(
-            f"{len(without)} of {len(answers_BL)} texts, the first is sample {without[0]}, hold no token "
-            f"{mask_token_id}, at which VL-BERT answers: write [CLS] question [SEP] [MASK] [SEP], and give the "
-            "configuration the tokenizer's mask_token_id."
-        )
 
 
 class VLBertAnswerHead(nn.Module):

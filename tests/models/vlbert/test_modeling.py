@@ -58,6 +58,40 @@ def test_attention_is_over_the_real_places_of_a_row(
             assert not attention[sample, ..., length:].any()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+def test_attention_that_keeps_no_probabilities_cannot_be_asked_for_them(
+    model: VLBertForQuestionAnswering, batch: dict[str, Tensor], attention: str
+) -> None:
+    """By the option as by the configuration, which takes it before the attention is chosen."""
+    model.set_attn_implementation("eager")
+    model.config.output_attentions = True
+    model.set_attn_implementation(attention)
+    told = rf"'{attention}' attention keeps no probabilities: .*set_attn_implementation\('eager'\)"
+    with pytest.raises(ValueError, match=told):
+        model(**batch)
+    model.config.output_attentions = False
+    with pytest.raises(ValueError, match=told):
+        model(**batch, output_attentions=True)
+    with pytest.raises(ValueError, match=told):
+        model.vlbert(**batch, output_attentions=True)
+
+
+def test_a_text_longer_than_the_positions_is_refused(config: VLBertConfig, batch: dict[str, Tensor]) -> None:
+    """Real tokens count, and the regions' place and [END]'s after them."""
+    VLBertForQuestionAnswering(VLBertConfig(**{**config.to_dict(), "max_position_embeddings": 10}))(**batch)
+    short = VLBertForQuestionAnswering(VLBertConfig(**{**config.to_dict(), "max_position_embeddings": 9}))
+    with pytest.raises(ValueError, match="sample 0 has 8 tokens, and there are 9 positions: cut texts at 7"):
+        short(**batch)
+    batch["attention_mask"][0, 0] = 0
+    short(**batch)
+
+
+def test_a_picture_without_any_region_is_refused(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
+    none = {name: value if name in TEXT else value[:, :0] for name, value in batch.items()}
+    with pytest.raises(ValueError, match=r"visual_feats \[3, 0, 16\] hold no region: give at least region 0"):
+        model(**none)
+
+
 def test_a_misspelt_input_is_refused(model: VLBertForQuestionAnswering, batch: dict[str, Tensor]) -> None:
     with pytest.raises(TypeError, match="visual_mask"):
         model(**batch, visual_mask=batch["visual_attention_mask"])
