@@ -17,6 +17,10 @@ def build_base(config: ModelConfig, facts: DataFacts) -> PreTrainedModel:
     when it does not fit the data. Weights of the answer head that the checkpoint does not have start at random, and
     the log says so.
     """
+    if config.first_layers and not is_file_name(config.name or ""):
+        raise UserError(
+            f"--model.first_layers is for files of the original project; --model.name is {config.name!r}: leave it out."
+        )
     if config.name is None:
         if config.answers is not None:
             raise UserError(f"--model.answers '{config.answers}' names the answers of a checkpoint: give --model.name.")

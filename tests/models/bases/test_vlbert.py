@@ -172,6 +172,14 @@ def test_a_deeper_file_gives_its_first_layers_only_when_asked(tmp_path: Path, ca
     assert all(torch.equal(value, deep.state_dict()[key]) for key, value in built.state_dict().items())
 
 
+def test_only_a_file_gives_its_first_layers(tmp_path: Path) -> None:
+    """A folder is read whole, and random weights are as many as asked for: the option would do nothing."""
+    build(layers=4).save_pretrained(tmp_path)
+    for name in (str(tmp_path), None):
+        with pytest.raises(UserError, match=r"--model\.first_layers is for files of the original project"):
+            build(name=name, layers=2, first_layers=True)
+
+
 def test_parts_of_the_file_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = build()
     name = write_original(source, tmp_path / "vqa-best.model")
