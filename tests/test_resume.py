@@ -81,9 +81,10 @@ def kill_with_ranks(leader: int) -> None:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """All recorded lines without the speed, which no two runs share."""
+    """All recorded lines without the speed and the waiting for data, which no two runs share."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    measured = ("time/", "train/data_stall_share")
+    return [{name: value for name, value in line.items() if not name.startswith(measured)} for line in lines]
 
 
 def summary(run: Path) -> dict[str, Any]:
