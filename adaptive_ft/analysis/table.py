@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 SUMMARY = "summary.json"
 _UNKNOWN = "–"
 _HEADER = ("Run", "Strategy", "Policy", "Train", "Val", "Gap", "Val official", "Parameters (M)", "Tuned")
+_TYPES: dict[Any, Any] = {
+    "str": str,
+    "str | None": (str, NoneType),
+    "int": int,
+    "float | None": (int, float, NoneType),
+}
 _TEXT_COLUMNS = 3  # words, aligned to the left; the rest are numbers
 
 
@@ -36,8 +43,10 @@ class Row:
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Row:
-        """The row of a run's summary; raises KeyError for a missing key."""
-        return cls(
+        """The row of a run's summary; raises KeyError for a missing key, ValueError for a value of another type."""
+        if not isinstance(summary, dict):
+            raise ValueError("is no object")
+        row = cls(
             name=summary["name"],
             strategy=summary["strategy"],
             policy=summary["policy"],
@@ -52,6 +61,11 @@ class Row:
             # Summaries of the first runs do not tell it.
             val_data=summary.get("val_data"),
         )
+        for field in fields(cls):
+            value = getattr(row, field.name)
+            if not isinstance(value, _TYPES[field.type]):
+                raise ValueError(f"has the {field.name} {value!r}")
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +85,16 @@ def read_rows(folders: Iterable[Path]) -> tuple[list[Row], list[SkippedRun]]:
         except FileNotFoundError:
             reason = f"no {SUMMARY}: the run has not finished" if folder.is_dir() else "no such folder"
             skipped.append(SkippedRun(folder, reason))
+        except OSError as error:
+            skipped.append(SkippedRun(folder, f"{SUMMARY} cannot be read: {error.strerror}"))
         except json.JSONDecodeError as error:
             skipped.append(SkippedRun(folder, f"{SUMMARY} is not JSON ({error.msg}, line {error.lineno})"))
+        except (UnicodeDecodeError, RecursionError) as error:
+            skipped.append(SkippedRun(folder, f"{SUMMARY} is not JSON ({error})"))
         except KeyError as error:
             skipped.append(SkippedRun(folder, f"{SUMMARY} has no {error.args[0]!r}"))
+        except ValueError as error:
+            skipped.append(SkippedRun(folder, f"{SUMMARY} {error}"))
     return rows, skipped
 
 
@@ -130,8 +150,12 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _constant(constant: dict[str, Any]) -> str:
+def _constant(constant: Any) -> str:
+    if not isinstance(constant, dict):
+        raise ValueError(f"has the best_constant {constant!r}")
     official = constant.get("official_accuracy")
+    if not (isinstance(constant["score"], (int, float)) and isinstance(official, (int, float, NoneType))):
+        raise ValueError(f"has the best_constant {constant!r}")
     told = "" if official is None else f" (official {_percent(official)})"
     return f"'{constant['answer']}' {_percent(constant['score'])}{told}"
 

@@ -83,6 +83,34 @@ def test_text_table_is_aligned(folders: list[Path]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[]", "summary.json is no object"),
+        (b"\xff", "summary.json is not JSON ('utf-8' codec can't decode byte 0xff"),
+        (b"[" * 100_000, "summary.json is not JSON (maximum recursion depth exceeded"),
+        ({"name": 3}, "summary.json has the name 3"),
+        ({"gap": "x"}, "summary.json has the gap 'x'"),
+        ({"trainable_parameters": None}, "summary.json has the trainable_parameters None"),
+        ({"val_data": ["a"]}, "summary.json has the val_data ['a']"),
+        ({"best_constant": None}, "summary.json has the best_constant None"),
+        ({"best_constant": {"answer": "yes"}}, "summary.json has no 'score'"),
+        (
+            {"best_constant": {"answer": "yes", "score": "x"}},
+            "summary.json has the best_constant {'answer'",
+        ),
+    ],
+)
+def test_a_summary_of_another_form_is_told(content: bytes | dict[str, Any], reason: str, folders: list[Path]) -> None:
+    written = content if isinstance(content, bytes) else json.dumps({**SUMMARY, **content}).encode()
+    (folders[0] / "summary.json").write_bytes(written)
+    (folders[1] / "summary.json").mkdir()
+    rows, skipped = read_rows(folders[:3])
+    assert [row.name for row in rows] == ["frozen"]
+    assert skipped[0].reason.startswith(reason)
+    assert skipped[1].reason == "summary.json cannot be read: Is a directory"
+
+
 def test_runs_without_a_row_are_named(folders: list[Path]) -> None:
     rows, skipped = read_rows(folders)
     assert [row.name for row in rows] == ["spottune-light", "frozen"]
