@@ -19,8 +19,14 @@ class Command:
 
     def run(self) -> None:
         """Train and save."""
-        if self.output.exists() and any(self.output.iterdir()):
+        if self.output.is_file() or (self.output.is_dir() and any(self.output.iterdir())):
             raise UserError(f"'{self.output}' is in use; give a new or empty folder.")
+        if self.vocab_size < 1:
+            raise UserError(f"--vocab_size is {self.vocab_size}; it must be at least 1.")
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"'{self.output}' cannot be made: {error.strerror}; name another folder.") from None
         texts = (question.text for asked in self.source.read().values() for question in asked)
         tokenizer = train_wordpiece(texts, self.vocab_size)
         tokenizer.save_pretrained(self.output)

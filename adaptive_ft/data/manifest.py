@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -14,6 +14,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
 FEATURE_DTYPES = {"float16": "f16", "float32": "f32"}  # numpy name -> ending of the tar member
 BOX_CONVENTION = "x1 y1 x2 y2, pixels"
+_PLAIN: tuple[Any, ...] = (str, int, bool, str | None)
 QUESTIONS, LABELLED_PICTURES = CONTENTS = ("questions", "labelled pictures")
 
 
@@ -100,12 +101,12 @@ class Manifest:
             raise UserError(f"'{folder}' has no {MANIFEST_NAME}: no shard set, or its writing never finished")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid JSON ({error}); write the shards again") from None
         try:
             manifest = cls._from_content(content, path)
             manifest._check(path)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, UnicodeEncodeError) as error:
             raise UserError(f"{path} holds a value of the wrong kind ({error}); write the shards again") from None
         return manifest
 
@@ -156,3 +157,7 @@ def _require_keys(kind: type[Manifest] | type[ShardEntry], content: Mapping[str,
     missing, unknown = sorted(needed - set(content)), sorted(set(content) - expected)
     if missing or unknown:
         raise UserError(f"{place} does not match: missing keys {missing}, unknown keys {unknown}")
+    for field in fields(kind):
+        value, wanted = content.get(field.name), cast(Any, field.type)
+        if field.name in content and wanted in _PLAIN and not isinstance(value, wanted):
+            raise UserError(f"{place}: '{field.name}' is {value!r}; it was edited, write the shards again")

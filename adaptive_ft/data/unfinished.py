@@ -25,5 +25,8 @@ def begin_beside(folder: Path, ours: re.Pattern[str]) -> Path:
         raise UserError(f"'{unfinished}' holds '{foreign[0]}', which no interrupted writer left there; move it away.")
     if unfinished.exists():
         shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"'{unfinished}' cannot be made: {error.strerror}; name another folder.") from None
     return unfinished

@@ -17,6 +17,11 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda m: m.update(spilt="train"), r"unknown keys \['spilt'\]"),
     "shard key": (lambda m: m["shards"][1].pop("sha256"), r"shard entry .* missing keys \['sha256'\]"),
     "kind": (lambda m: m.update(shards=[5]), "value of the wrong kind"),
+    "no name": (lambda m: m["shards"][0].update(file=None), r"shard entry of .*: 'file' is None; it was edited"),
+    "no hash": (lambda m: m["shards"][0].update(sha256=5), r"shard entry of .*: 'sha256' is 5; it was edited"),
+    "no index": (lambda m: m["shards"][0].update(index_file=["a"]), r"'index_file' is \['a'\]; it was edited"),
+    "no number": (lambda m: m.update(max_boxes="9"), "'max_boxes' is '9'; it was edited"),
+    "half a character": (lambda m: m["answer_table"].append("\ud800"), "value of the wrong kind .*surrogates"),
     "no shards": (lambda m: m.update(shards=[], images=0, questions=0), "lists no shards"),
     "total": (lambda m: m.update(questions=99), "says 99 questions, its shards sum up to 13"),
     "answer table": (lambda m: m["answer_table"].reverse(), "answer table does not match its hash"),
@@ -41,6 +46,13 @@ def test_an_edited_manifest_is_refused(name: str, shard_folder: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         ShardSet.open(shard_folder)
+
+
+def test_a_manifest_that_is_no_json_is_refused(shard_folder: Path) -> None:
+    for content in (b"", b"\xff", b"[" * 100_000):
+        (shard_folder / MANIFEST_NAME).write_bytes(content)
+        with pytest.raises(UserError, match=r"manifest\.json is not valid JSON"):
+            Manifest.load(shard_folder)
 
 
 def test_it_tells_what_the_set_holds(shard_folder: Path, info: ShardInfo) -> None:

@@ -39,6 +39,12 @@ def test_a_file_of_that_name_stays(tmp_path: Path) -> None:
         begin_beside(tmp_path / "set", OURS)
 
 
+def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"'.*notes\.txt/set\.unfinished' cannot be made: Not a directory"):
+        begin_beside(tmp_path / "notes.txt" / "set", OURS)
+
+
 def test_the_folder_we_stand_in_cannot_be_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rename over it would leave the shell in a folder that is gone."""
     monkeypatch.chdir(tmp_path)

@@ -57,8 +57,9 @@ def read_labelled_files(folder: Path, files: Sequence[LabelledFile]) -> Iterator
         place = f"{file.origin}: '{folder / file.path}'"
         try:
             content = (folder / file.path).read_bytes()
-        except OSError as error:
-            raise UserError(f"{place} cannot be read ({error.strerror}); correct the path or add the file") from None
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{place} cannot be read ({reason}); correct the path or add the file") from None
         if not content.startswith(tuple(PICTURE_ENDINGS)):
             raise UserError(f"{place} is neither a PNG nor a JPEG file; convert it to one of them")
         try:

@@ -85,6 +85,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "twice": ("path,label\ntrain/a.jpg,x\ntrain/a.jpg,y\n", r"line 3: 'train/a.jpg' stands in line 2 already"),
     "unknown split": ("path,label,split\ntrain/a.jpg,x,dev\n", "no row of the split 'train'; it has 'dev'"),
     "missing picture": ("path,label\ntrain/c.jpg,x\n", r"line 2: '.*train/c\.jpg' cannot be read \(No such file"),
+    "no name": ("path,label\ntrain/\0.jpg,x\n", r"line 2: .* cannot be read \(embedded null byte"),
     "a folder": ("path,label\ntrain,x\n", r"line 2: '.*train' cannot be read \(Is a directory"),
     "other format": ("path,label\nlabels.csv,x\n", r"line 2: '.*labels\.csv' is neither a PNG nor a JPEG"),
     "cut picture": ("path,label\ntrain/cut.png,x\n", r"line 2: '.*cut\.png' is no whole picture"),
