@@ -95,7 +95,7 @@ def test_a_plain_model_says_the_same_as_all_frozen(
     always = {name for name, _ in restored.model.base.named_parameters()} & set(plain.state_dict())
     plain.load_state_dict({name: restored.model.base.state_dict()[name] for name in always}, strict=False)
     frozen = run(restored, task, shards, ranks, policy="frozen")
-    batch = task.collate(next(iter(EvalStream(shards, batch_size=shards.num_examples))))
+    batch = task.collate(next(iter(EvalStream(shards, batch_size=shards.num_examples)))).to("cpu")
     with torch.no_grad():
         answers = task.answers(task.logits(plain(**batch.inputs)))
     ids = [question.question_id for question in batch.questions]

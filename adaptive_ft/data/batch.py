@@ -31,8 +31,8 @@ class Examples:
 class RawBatch(Examples):
     """B questions with the regions of their images.
 
-    features_BND float32; boxes_BN4 float32 in pixels; box_mask_BN bool, True where a region is real; sizes_B2
-    float32 picture width and height in pixels. Padding regions hold zeros.
+    features_BND float16 or float32, as stored; boxes_BN4 float32 in pixels; box_mask_BN bool, True where a region is
+    real; sizes_B2 float32 picture width and height in pixels. Padding regions hold zeros.
     """
 
     features_BND: Tensor

@@ -40,24 +40,31 @@ class ShardBytes:
         if len(buffer) < size:
             buffer = self._scratch.buffer = bytearray(size)
         view = memoryview(buffer)[:size]
-        path = self._shards.files.name(place.shard)
+        self.fill(view, place, member, sample)
+        return view
+
+    def fill(self, view: memoryview, place: Place, member: str, sample: str) -> None:
+        """Write the bytes of a member to `view`, which is as long; `sample` names the image in a message.
+
+        Raises DamagedSample if bytes are missing or are not those that were written.
+        """
         try:
             found = self._open(place.shard).read_into(view, int(place.row[f"{member}_offset"]))
         except OSError as error:
-            raise DamagedSample(
-                f"shard {path}, {sample}: its member '{member}' cannot be read: {error.strerror}"
-            ) from error
-        if found != size:
-            raise DamagedSample(
-                f"shard {path}, {sample}: its member '{member}' has {found} of {size} bytes; the file was cut"
-                " while it was in use"
+            raise self._damaged(place, sample, f"its member '{member}' cannot be read: {error.strerror}") from error
+        if found != len(view):
+            raise self._damaged(
+                place,
+                sample,
+                f"its member '{member}' has {found} of {len(view)} bytes; the file was cut while it was in use",
             )
         if checksum(view) != place.row[f"{member}_xxh3"]:
-            raise DamagedSample(
-                f"shard {path}, {sample}: its member '{member}' is not what was written (its hash differs); copy the"
-                " shard again"
+            raise self._damaged(
+                place, sample, f"its member '{member}' is not what was written (its hash differs); copy the shard again"
             )
-        return view
+
+    def _damaged(self, place: Place, sample: str, what: str) -> DamagedSample:
+        return DamagedSample(f"shard {self._shards.files.name(place.shard)}, {sample}: {what}")
 
     def _parse(self, shard: int, number: int) -> ImageDescription:
         place = Place(shard, number, 0, self._shards.index_I[number])

@@ -31,18 +31,18 @@ class TaskBatch:
     def __len__(self) -> int:
         return len(self.questions)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TaskBatch:
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> TaskBatch:
         """The batch on `device`, its floating-point inputs as `dtype` but for `float32_inputs`.
 
         Token numbers and masks keep their type, and so do the targets: 0.3 is not a bfloat16 number, and loss
-        and scores are float32 whatever the model computes in.
+        and scores are float32 whatever the model computes in. Features travel as they are stored, half as long as
+        float32, and become `dtype` on the device.
         """
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return TaskBatch(
             inputs={
-                name: tensor.to(
-                    device, dtype if tensor.is_floating_point() and name not in self.float32_inputs else None
-                )
-                for name, tensor in self.inputs.items()
+                name: tensor.to(dtype) if tensor.is_floating_point() and name not in self.float32_inputs else tensor
+                for name, tensor in moved.items()
             },
             targets_BA=self.targets_BA.to(device),
             questions=self.questions,

@@ -108,15 +108,15 @@ class VLBertInputs:
             return_token_type_ids=True,
             return_tensors="pt",
         )
-        mask_BN1 = raw.box_mask_BN.unsqueeze(2)
-        mean_B1D = (raw.features_BND * mask_BN1).sum(1, keepdim=True) / mask_BN1.sum(1, keepdim=True).clamp(min=1)
+        features_BND, mask_BN1 = raw.features_BND.float(), raw.box_mask_BN.unsqueeze(2)
+        mean_B1D = (features_BND * mask_BN1).sum(1, keepdim=True) / mask_BN1.sum(1, keepdim=True).clamp(min=1)
         mask_BR = torch.nn.functional.pad(raw.box_mask_BN, (1, 0), value=True)
         corners_BR4 = torch.cat([_whole(raw.sizes_B2), _inside(raw.boxes_BN4, raw.sizes_B2)], dim=1)
         return {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "token_type_ids": encoded["token_type_ids"],
-            "visual_feats": torch.cat([mean_B1D, raw.features_BND], dim=1),
+            "visual_feats": torch.cat([mean_B1D, features_BND], dim=1),
             "visual_pos": _shares(corners_BR4, raw.sizes_B2, mask_BR),
             "visual_attention_mask": mask_BR.long(),
         }

@@ -55,7 +55,8 @@ def test_a_batch_holds_what_was_written(shards: ShardSet, records: list[ImageRec
     with_regions = EvalStream(shards, batch_size=13)
     (batch,) = with_regions
     assert_rows_are_right(batch, records)
-    assert batch.features_BND.dtype == batch.boxes_BN4.dtype == batch.sizes_B2.dtype == torch.float32
+    assert batch.features_BND.dtype == torch.float16, "as stored"
+    assert batch.boxes_BN4.dtype == batch.sizes_B2.dtype == torch.float32
     assert batch.box_mask_BN.dtype == batch.valid_B.dtype == torch.bool
     asked = [question for record in records for question in record.questions]
     assert ids(batch) == [question.question_id for question in asked]

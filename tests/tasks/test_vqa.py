@@ -113,6 +113,16 @@ def test_only_floating_inputs_change_their_type(task: VqaTask, raw: RawBatch) ->
     assert task.loss(torch.zeros(3, 4, dtype=torch.bfloat16), batch).dtype == torch.float32
 
 
+def test_features_travel_as_they_are_stored_and_then_become_what_the_model_computes_in(
+    task: VqaTask, raw: RawBatch
+) -> None:
+    raw.features_BND = raw.features_BND.half()
+    batch = task.collate(raw)
+    assert batch.inputs["visual_feats"].dtype == torch.float16
+    assert torch.equal(batch.to("cpu").inputs["visual_feats"], raw.features_BND.float())
+    assert batch.to("cpu", torch.bfloat16).inputs["visual_feats"].dtype == torch.bfloat16
+
+
 def test_lxmert_takes_the_batch_and_ignores_padding_boxes(task: VqaTask, raw: RawBatch) -> None:
     config = LxmertConfig(
         vocab_size=len(WORDS), hidden_size=8, num_attention_heads=2, intermediate_size=16, visual_feat_dim=6,
