@@ -5,8 +5,10 @@ suffixes: I images of the set, S shards.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -135,9 +137,18 @@ class ShardSet:
 
     def locate(self, example: int) -> Place:
         """Where example number `example` lies."""
-        image = int(np.searchsorted(self.first_example_I, example, side="right")) - 1
-        shard = int(np.searchsorted(self.first_image_S, image, side="right")) - 1
-        return Place(shard, image, example - int(self.first_example_I[image]), self.index_I[image])
+        # bisect on lists: numpy's searchsorted takes ten times as long for a single number.
+        image = bisect_right(self._first_examples, example) - 1
+        shard = bisect_right(self._first_images, image) - 1
+        return Place(shard, image, example - self._first_examples[image], self.index_I[image])
+
+    @cached_property
+    def _first_examples(self) -> list[int]:
+        return self.first_example_I.tolist()
+
+    @cached_property
+    def _first_images(self) -> list[int]:
+        return self.first_image_S.tolist()
 
     @property
     def address(self) -> str:
