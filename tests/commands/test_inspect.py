@@ -155,6 +155,18 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such"}))
     with pytest.raises(UserError, match="no_such"):
         Command(str(tmp_path)).run()
+    for content in (
+        "null",
+        "3",
+        "[]",
+        '["vit"]',
+        "{",
+        '{"model_type": 3}',
+        '{"model_type": "vit", "hidden_size": "x"}',
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match="cannot load the model '.*', read as a folder: "):
+            Command(str(tmp_path)).run()
 
 
 def test_runs_of_numbers_and_heads_are_drawn_together() -> None:

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 FOLDERS = (".", "/", "~", "data/", "runs/")
 # How the files of the original projects end: LXMERT's and VL-BERT's.
 FILES = (".pth", ".model")
-UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError)
+# The last two: transformers looks at no types in JSON.
+UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError, TypeError, AttributeError)
 
 
 def may_be_hub_id(name: str) -> bool:
