@@ -165,7 +165,7 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
         '{"model_type": "vit", "hidden_size": "x"}',
     ):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(UserError, match="cannot load the model '.*', read as a folder: "):
+        with pytest.raises(UserError, match=r"cannot load the model '.*', read as a folder: "):
             Command(str(tmp_path)).run()
 
 
