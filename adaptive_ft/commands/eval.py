@@ -19,7 +19,7 @@ from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.saving import Restored, restore
-from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer
+from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer, both_forms
 from adaptive_ft.tracking import quiet_libraries
 from adaptive_ft.whole_files import write_whole
 
@@ -42,6 +42,10 @@ class Command:
     answers can only be answered so.
     """
 
+    report: Path | None = None
+    """Write all scores as JSON: overall, by answer type and by question type, in both published forms of the accuracy.
+    """
+
     def run(self) -> None:
         """Answer on all ranks of the launcher, and end the process."""
         run_ranks(self.answer_on)
@@ -60,7 +64,11 @@ class Command:
             print(f"{len(found.answers)} {restored.subject.noun} answered; they have no public answers to judge by")
         else:
             print_scores(found.report, restored.subject.noun)
-            constant = best_constant_answer(all_questions(shards), restored.task.answer_table)
+            questions = all_questions(shards)
+            if self.report is not None:
+                write_whole(self.report, json.dumps(both_forms(questions, found.answers), indent=1))
+                print(f"scores in {self.report}")
+            constant = best_constant_answer(questions, restored.task.answer_table)
             told = f"soft {_soft(constant.score)}, official {_official(constant.score)}"
             print(f"best constant answer '{constant.answer}': {told}")
         print_usage(found)
@@ -73,8 +81,9 @@ class Command:
         """The run and the shards, after everything that can be wrong with either."""
         if self.batch_size < 1:
             raise UserError(f"--batch_size is {self.batch_size}; it must be at least 1.")
-        if self.predictions is not None and not self.predictions.parent.is_dir():
-            raise UserError(f"--predictions '{self.predictions}': there is no folder '{self.predictions.parent}'.")
+        for name, file in (("predictions", self.predictions), ("report", self.report)):
+            if file is not None and not file.parent.is_dir():
+                raise UserError(f"--{name} '{file}': there is no folder '{file.parent}'.")
         restored = restore(self.checkpoint, self.which)
         words = ("network", "global", *restored.model.tying.unit.constants)
         if self.policy not in words:

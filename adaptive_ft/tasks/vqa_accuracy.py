@@ -178,6 +178,26 @@ class AccuracyMeter:
         return {name: _mean(groups[name]) for name in sorted(groups)}
 
 
+def both_forms(questions: Sequence[Question], answers: Mapping[int, str]) -> dict[str, dict[str, Any]]:
+    """The percentages of an evaluation, by form of the official accuracy: overall and by kind, ready for JSON.
+
+    `answers` are by question id. Raises KeyError for a question without one, and as AccuracyMeter does.
+    """
+    told = {}
+    for form in (CURRENT, BEFORE_2021_03_11):
+        meter = AccuracyMeter(form)
+        given = [answers[question.question_id] for question in questions]
+        soft = [question.scores.get(answer, 0.0) for question, answer in zip(questions, given, strict=True)]
+        meter.update(questions, given, soft, [True] * len(given))
+        report = meter.report(expected=len(questions))
+        told[form.name] = {
+            "overall": report.overall.percent(),
+            "by_answer_type": {kind: score.percent() for kind, score in report.by_answer_type.items()},
+            "by_question_type": {kind: score.percent() for kind, score in report.by_question_type.items()},
+        }
+    return told
+
+
 def _mean(records: Iterable[Mapping[str, Any]]) -> Score:
     """Means in one order of summation, whatever order the ranks' records came in."""
     records = list(records)

@@ -70,15 +70,22 @@ def test_scores_and_predictions(
     finished_run: RunFolder, val: Path, ranks: Ranks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run's own shards: the score of its summary, the constant to beat, every question in the file once."""
-    Command(finished_run.path, predictions=tmp_path / "answers.json").answer_on(ranks)
+    files = {name: tmp_path / f"{name}.json" for name in ("predictions", "report")}
+    Command(finished_run.path, **files).answer_on(ranks)
     told = capsys.readouterr().out
     summary = json.loads((finished_run.path / "summary.json").read_text())
     questions = Manifest.load(val).questions
     assert re.search(rf"^all +{questions} +{100 * summary['val_score']:.2f} ", told, re.MULTILINE)
     assert f"best constant answer '{summary['best_constant']['answer']}'" in told
     assert "name other answers" not in told
-    written = json.loads((tmp_path / "answers.json").read_text())
+    written = json.loads(files["predictions"].read_text())
     assert len({line["question_id"] for line in written}) == len(written) == questions
+    scores = json.loads(files["report"].read_text())
+    assert list(scores) == ["current", "before-2021-03-11"]
+    assert scores["current"]["overall"]["num_questions"] == questions
+    assert scores["current"]["overall"]["soft"] == pytest.approx(100 * summary["val_score"], abs=0.005)
+    kinds = scores["current"]["by_question_type"].values()
+    assert sum(score["num_questions"] for score in kinds) == questions
 
 
 def test_an_unanswered_split_is_answered_not_judged(
