@@ -2,20 +2,17 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
-from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardInfo
-from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.sources.labelled_pictures import list_labelled_files, read_labelled_files
+from adaptive_ft.data.manifest import LABELLED_PICTURES, ShardInfo
+from adaptive_ft.data.sources.labelled_pictures import LabelledFile, list_labelled_files
 
 
-def write_picture_shards(
-    output: Path, folder: Path, labels: Path | None, split: str, classes: list[str] | None, images_per_shard: int
-) -> Manifest:
-    """Write the pictures of a split below `folder` to `output`; `classes` default to the sorted labels of the split.
+def picture_set(
+    folder: Path, labels: Path | None, split: str, classes: list[str] | None
+) -> tuple[list[LabelledFile], ShardInfo]:
+    """The pictures of a split below `folder`, not read yet, and their set; `classes` default to the sorted labels.
 
     Raises:
-        UserError: what listing, reading or writing them refuses; a label that is none of the classes.
+        UserError: what listing them refuses.
     """
     files = list_labelled_files(folder, labels, split)
     info = ShardInfo(
@@ -25,8 +22,4 @@ def write_picture_shards(
         answer_table=classes or sorted({file.label for file in files}),
         content=LABELLED_PICTURES,
     )
-    records = tqdm(read_labelled_files(folder, files), total=len(files), unit="picture", desc="shards")
-    manifest = write_shards(records, output, info, images_per_shard=images_per_shard)
-    shards, names = len(manifest.shards), ", ".join(manifest.answer_table)
-    print(f"{output}: {manifest.images} pictures, {shards} shards, {len(manifest.answer_table)} classes: {names}")
-    return manifest
+    return files, info

@@ -4,22 +4,29 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
-from adaptive_ft.commands.picture_shards import write_picture_shards
+from adaptive_ft.commands.picture_shards import picture_set
 from adaptive_ft.data.answers import build_answer_table, process_answer
+from adaptive_ft.data.bad_images import LeaveOutBadImages, StopAtBadImage
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.overlap import count_shared
-from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shards import IMAGES_PER_SHARD, write_shards
-from adaptive_ft.data.sources.features import read_features
+from adaptive_ft.data.records import PendingImage
+from adaptive_ft.data.shard_part import Read
+from adaptive_ft.data.shard_plan import shard_plan
+from adaptive_ft.data.shards import IMAGES_PER_SHARD, Writing, as_it_is, write_shards
+from adaptive_ft.data.sources.features import FeatureReader, list_features
 from adaptive_ft.data.sources.image_names import named_as_asked
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join, QuestionsByImage, any_answer, records_without_regions
+from adaptive_ft.data.sources.labelled_pictures import read_labelled_file
 from adaptive_ft.data.sources.question_files import QuestionFiles
+from adaptive_ft.data.sources.source_files import files_on_disk
+from adaptive_ft.data.sources.unread import UnreadImage
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.reading import may_be_hub_id
 
@@ -60,6 +67,14 @@ class Command:
     images_per_shard: int = IMAGES_PER_SHARD
     allow_missing_features: bool = False
     """Leave out questions whose image has no features instead of stopping."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What to do about an image that cannot be read or holds NaN, boxes outside the picture and the like."""
+    max_bad_share: float = 0.001
+    """Share of the images that --on_bad skip may leave out before it fails."""
+    processes: int = 1
+    """How many processes read, check and write; the shards are the same with any number."""
+    verify: bool = False
+    """Read every byte back before the shards get their name."""
 
     def run(self) -> None:
         """Read, join, write, and say what was written and what was left out."""
@@ -76,7 +91,11 @@ class Command:
         classes = list(Manifest.load(self.like).answer_table) if self.like is not None else None
         if self.answers is not None and classes is None:
             classes = _read_table(self.answers)
-        write_picture_shards(self.output, self.pictures, self.labels, self.split, classes, self.images_per_shard)
+        files, info = picture_set(self.pictures, self.labels, self.split, classes)
+        on_disk = [self.pictures / file.path for file in files]
+        manifest = self._write(files, partial(read_labelled_file, self.pictures), info, len(files), on_disk)
+        classes_told = f"{len(manifest.answer_table)} classes: {', '.join(manifest.answer_table)}"
+        print(f"{self.output}: {manifest.images} pictures, {len(manifest.shards)} shards, {classes_told}")
 
     def _run_on_questions(self) -> None:
         if self.like is None and not Path(self.tokenizer).is_dir() and not may_be_hub_id(self.tokenizer):
@@ -84,13 +103,10 @@ class Command:
         questions = self.source.read()
         if self.like is not None:
             _compare(self.like, self.split, questions)
-        records, join = self._records(questions)
-        manifest = write_shards(
-            tqdm(records, unit="image", desc="shards"),
-            self.output,
-            self._info(questions),
-            images_per_shard=self.images_per_shard,
-        )
+        images, join, read = self._images(questions)
+        named = (*self.source.paths, *self.features, *self.image_sizes)
+        files = (file for path in named for file in files_on_disk(path))
+        manifest = self._write(images, read, self._info(questions), len(questions), files)
         print(
             f"{self.output}: {manifest.images} images, {manifest.questions} questions, {len(manifest.shards)} shards, "
             f"{len(manifest.answer_table)} answers in the table"
@@ -102,12 +118,29 @@ class Command:
             )
         print(_told(manifest.tokenizer, self.output))
 
-    def _records(self, questions: QuestionsByImage) -> tuple[Iterable[ImageRecord], Join | None]:
+    def _images(self, questions: QuestionsByImage) -> tuple[Iterable[PendingImage], "Join[UnreadImage] | None", Read]:
+        """The images asked about, what knows how they were joined, and what reads them."""
         if not self.features:
-            return records_without_regions(questions), None
-        regions = named_as_asked(read_features(self.features, ImageSizes.read(self.image_sizes)), questions)
+            return records_without_regions(questions), None, as_it_is
+        read = FeatureReader(ImageSizes.read(self.image_sizes))
+        regions = named_as_asked(list_features(self.features), questions)
         join = Join(regions, questions, allow_missing_regions=self.allow_missing_features)
-        return join, join
+        return join, join, read
+
+    def _write(
+        self, images: Iterable[PendingImage], read: Read, info: ShardInfo, most_images: int, files: Iterable[Path]
+    ) -> Manifest:
+        """Write the set, which follows from `files`, with a bar that shows how far it is."""
+        plan = shard_plan(files, info, images_per_shard=self.images_per_shard)
+        bad = StopAtBadImage() if self.on_bad == "fail" else LeaveOutBadImages(self.max_bad_share, most_images)
+        with tqdm(total=most_images, unit="image", desc="shards") as bar:
+            how = Writing(self.processes, plan, self.verify, bad, bar.update)
+            manifest = write_shards(
+                images, self.output, info, images_per_shard=self.images_per_shard, read=read, how=how
+            )
+        if bad.left_out:
+            print(f"left out as bad: {bad.left_out} images, named above")
+        return manifest
 
     def _info(self, questions: QuestionsByImage) -> ShardInfo:
         table, tokenizer = self._table_and_tokenizer(questions)

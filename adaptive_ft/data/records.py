@@ -6,6 +6,7 @@ Shape suffixes: N regions (boxes) of one image, D feature size, 4 = x1 y1 x2 y2.
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,22 @@ class ImageRecord:
     origin: str = ""
 
 
+class PendingImage(Protocol):
+    """What of an image is known before it is read; an ImageRecord, which is read, knows it too."""
+
+    @property
+    def image_id(self) -> str:
+        """The image's name."""
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """All questions about it."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for messages."""
+
+
 def validate_record(record: ImageRecord, *, answered: bool = True) -> None:
     """Check everything a shard promises about an image, in one place.
 
@@ -73,6 +90,13 @@ def validate_record(record: ImageRecord, *, answered: bool = True) -> None:
         raise UserError(f"{told(record)}: {error}") from None
 
 
+def label_question(number: int, label: str) -> Question:
+    """The question whose answer is a picture's label."""
+    return Question(
+        question_id=number, text="label", question_type="label", answer_type="label", answers=(), scores={label: 1.0}
+    )
+
+
 def labelled_picture(
     image_id: str, number: int, label: str, picture: bytes, size: tuple[int, int], origin: str = ""
 ) -> ImageRecord:
@@ -80,16 +104,13 @@ def labelled_picture(
 
     Classes are then an answer table, the score of an answer is 1 or 0, and nothing downstream needs a second form.
     """
-    label_question = Question(
-        question_id=number, text="label", question_type="label", answer_type="label", answers=(), scores={label: 1.0}
-    )
     return ImageRecord(
         image_id=image_id,
         width=size[0],
         height=size[1],
         boxes=np.empty((0, 4), dtype=np.float32),
         features=np.empty((0, 0), dtype=np.float32),
-        questions=(label_question,),
+        questions=(label_question(number, label),),
         picture=picture,
         origin=origin,
     )
@@ -110,9 +131,9 @@ def validate_labelled_picture(record: ImageRecord, classes: Container[str]) -> N
             )
 
 
-def told(record: ImageRecord) -> str:
-    """How messages name a record: its id, and where it was read."""
-    return f"image '{record.image_id}'" + (f" (read from {record.origin})" if record.origin else "")
+def told(image: PendingImage) -> str:
+    """How messages name an image: its id, and where it was read."""
+    return f"image '{image.image_id}'" + (f" (read from {image.origin})" if image.origin else "")
 
 
 def _check_identity(record: ImageRecord) -> None:

@@ -1,132 +1,211 @@
-"""Writing a shard set: records in, a folder of tar files, indexes and a manifest out, or nothing at all."""
+"""Writing a shard set: images in, a folder of tar files, indexes and a manifest out, or nothing at all."""
 
-import re
+import logging
 import shutil
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from adaptive_ft.data.manifest import (
-    FORMAT_VERSION,
-    LABELLED_PICTURES,
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    ShardInfo,
-    answer_table_hash,
+from adaptive_ft.data.bad_images import BadImages, StopAtBadImage
+from adaptive_ft.data.manifest import FORMAT_VERSION, Manifest, ShardEntry, ShardInfo, answer_table_hash
+from adaptive_ft.data.records import ImageRecord, PendingImage, told
+from adaptive_ft.data.shard_part import (
+    SET_FOLDER,
+    SHARD_FILES,
+    ImageShape,
+    Read,
+    ShardPart,
+    ShardWork,
+    count_whole,
 )
-from adaptive_ft.data.records import ImageRecord, told, validate_labelled_picture, validate_record
-from adaptive_ft.data.shard_tar import ShardTar
-from adaptive_ft.data.unfinished import begin_beside
+from adaptive_ft.data.shard_workers import workers
+from adaptive_ft.data.unfinished import growing_beside
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import flush
 
+logger = logging.getLogger(__name__)
+
 IMAGES_PER_SHARD = 1000  # 148 MB at 36 x 2048 float16
-SHARD_FILES = re.compile(rf"shard-\d+\.(tar|index\.npy)|{re.escape(MANIFEST_NAME)}(\.tmp)?")
+
+
+def as_it_is(record: ImageRecord) -> ImageRecord:
+    """How an image is read that is a record already."""
+    return record
+
+
+def no_progress(images: int) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a set is written, whatever is in it.
+
+    `plan` is, in terms of JSON, everything that the shards follow from: a run with the same one keeps the whole shards
+    of an interrupted run. None begins anew. `processes` above one are started by multiprocessing's "spawn", and images
+    and `read` must be able to travel there. `verify` reads every byte back before the set gets its name. `progress` is
+    told how many more images are done.
+    """
+
+    processes: int = 1
+    plan: dict[str, Any] | None = None
+    verify: bool = False
+    bad: BadImages = field(default_factory=StopAtBadImage)
+    progress: Callable[[int], object] = no_progress
 
 
 def write_shards(
-    records: Iterable[ImageRecord], folder: Path, info: ShardInfo, *, images_per_shard: int = IMAGES_PER_SHARD
+    images: Iterable[PendingImage],
+    folder: Path,
+    info: ShardInfo,
+    *,
+    images_per_shard: int = IMAGES_PER_SHARD,
+    read: Read = as_it_is,
+    how: Writing | None = None,
 ) -> Manifest:
-    """Check every record and write them all to `folder`, which must be new or empty.
+    """Read and check every image and write them all to `folder`, which must be new or empty.
 
-    Everything grows in `<folder>.unfinished`, which is renamed at the end: an interrupted run leaves nothing
-    that looks whole, and the next one starts over. Equal records and `info` give equal bytes. Raises
-    UserError for a folder in use, an invalid record, ids that repeat, or no record at all.
+    Everything grows in `<folder>.unfinished`, and is renamed at the end: an interrupted run leaves nothing that looks
+    whole. Equal images, `info` and cut give equal bytes, with any number of processes. An image that is left out as bad
+    makes its shard shorter. Raises UserError for a folder in use, a bad image (unless `how` leaves those out), ids that
+    repeat, or no image at all.
     """
-    if images_per_shard < 1:
-        raise UserError(f"images_per_shard is {images_per_shard}; a shard needs at least one image")
+    how = how or Writing()
+    for name, number in (("images_per_shard", images_per_shard), ("processes", how.processes)):
+        if number < 1:
+            raise UserError(f"{name} is {number}; it must be at least one")
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"'{folder}' is in use; give a new or empty folder, or remove it first")
-    unfinished = begin_beside(folder, SHARD_FILES)
-    writer = _SetWriter(unfinished, info, images_per_shard)
-    try:
-        for record in records:
-            writer.add(record)
-        manifest = writer.finish()
-        manifest.save(unfinished)
-        flush(unfinished)
-        unfinished.replace(folder)
+    with growing_beside(folder, SHARD_FILES, how.plan) as unfinished, _kept_if_resumable(unfinished, how):
+        (unfinished / SET_FOLDER).mkdir(exist_ok=True)
+        work = ShardWork(unfinished, info, read)
+        cut = _cut(_told_apart(images), images_per_shard)
+        manifest = _write_all(work, cut, how)
+        manifest.save(unfinished / SET_FOLDER)
+        flush(unfinished / SET_FOLDER)
+        (unfinished / SET_FOLDER).replace(folder)
         flush(folder.parent)
-    except BaseException:
-        writer.abandon()
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return manifest
 
 
-class _SetWriter:
-    """Cuts a stream of records into shards and gathers what the manifest says about all of them."""
+@contextmanager
+def _kept_if_resumable(unfinished: Path, how: Writing) -> Iterator[None]:
+    """After an error whole shards stay where the same command can go on; without any nothing does."""
+    try:
+        yield
+    except BaseException:
+        kept = count_whole(unfinished) if how.plan is not None else 0
+        if kept:
+            logger.warning("%d whole shards are kept in '%s': the same command goes on there.", kept, unfinished)
+        else:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
-    def __init__(self, folder: Path, info: ShardInfo, images_per_shard: int) -> None:
-        self._folder, self._info, self._images_per_shard = folder, info, images_per_shard
-        self._shard: ShardTar | None = None
+
+def _write_all(work: ShardWork, cut: Iterable[Iterable[PendingImage]], how: Writing) -> Manifest:
+    """Write what is missing, in this process or in others, and gather what the manifest says about all."""
+    gathered = _Gathered(how)
+    if how.processes == 1:
+        for number, images in enumerate(cut):
+            gathered.add(work.write(number, images, gathered.shape))
+        for entry in gathered.finish():
+            if how.verify:
+                work.verify(entry)
+        return gathered.manifest(work.info)
+    with workers(how.processes, work) as pool:
+        for part in pool.run(ShardWork.write, _handed_out(work, cut)):
+            gathered.add(part)
+        entries = gathered.finish()
+        if how.verify:
+            deque(pool.run(ShardWork.verify, ((entry,) for entry in entries)), maxlen=0)
+    return gathered.manifest(work.info)
+
+
+def _handed_out(
+    work: ShardWork, cut: Iterable[Iterable[PendingImage]]
+) -> Iterator[tuple[int, list[PendingImage], ImageShape | None]]:
+    """The arguments of each call of ShardWork.write; the shape is known before the first image is written."""
+    shape = None
+    for number, images in enumerate(cut):
+        listed = list(images)
+        shape = shape or work.shape_of_first(listed)
+        yield number, listed, shape
+
+
+def _cut(images: Iterable[PendingImage], images_per_shard: int) -> Iterator[Iterator[PendingImage]]:
+    """The images of one shard after the other, each to be used up before the next is drawn."""
+    drawn = iter(images)
+    for first in drawn:
+        yield chain([first], islice(drawn, images_per_shard - 1))
+
+
+def _told_apart(images: Iterable[PendingImage]) -> Iterator[PendingImage]:
+    """The images; UserError where an image comes twice, or a question is asked about two."""
+    image_ids: set[str] = set()
+    question_ids: set[int] = set()
+    for image in images:
+        if image.image_id in image_ids:
+            raise UserError(f"{told(image)} comes twice; give all its questions in one record")
+        image_ids.add(image.image_id)
+        own = {question.question_id for question in image.questions}
+        for number in sorted(own & question_ids):
+            raise UserError(f"{told(image)}: question {number} was asked about an earlier image too")
+        question_ids |= own
+        yield image
+
+
+class _Gathered:
+    """What the manifest says about all shards, taken from one part after the other."""
+
+    def __init__(self, how: Writing) -> None:
+        self._how, self._parts = how, list[ShardPart]()
         self._entries: list[ShardEntry] = []
-        self._image_ids: set[str] = set()
-        self._question_ids: set[int] = set()
-        self._box_counts: set[int] = set()
-        self._feature_dim: int | None = None
 
-    def add(self, record: ImageRecord) -> None:
-        validate_record(record, answered=self._info.answered)
-        if self._info.content == LABELLED_PICTURES:
-            validate_labelled_picture(record, self._info.answer_table)
-        self._check_against_others(record)
-        if self._shard is None:
-            path = self._folder / f"shard-{len(self._entries):05d}.tar"
-            self._shard = ShardTar(path, self._info.feature_dtype)
-        self._shard.add(record)
-        if self._shard.num_images == self._images_per_shard:
-            self._close_shard()
+    @property
+    def shape(self) -> ImageShape | None:
+        """The shape of the images so far."""
+        return self._parts[-1].shape if self._parts else None
 
-    def _check_against_others(self, record: ImageRecord) -> None:
-        place = told(record)
-        if record.image_id in self._image_ids:
-            raise UserError(f"{place} comes twice; give all its questions in one record")
-        for question in record.questions:
-            if question.question_id in self._question_ids:
-                raise UserError(f"{place}: question {question.question_id} was asked about an earlier image too")
-            self._question_ids.add(question.question_id)
-        if self._box_counts and (0 in self._box_counts) != (len(record.boxes) == 0):
-            raise UserError(f"{place} has {len(record.boxes)} regions; all images of a shard set have some, or none")
-        feature_dim = record.features.shape[1]
-        if self._feature_dim not in (None, feature_dim):
-            raise UserError(f"{place} has features of size {feature_dim}, the images before {self._feature_dim}")
-        self._image_ids.add(record.image_id)
-        self._box_counts.add(len(record.boxes))
-        self._feature_dim = feature_dim
+    def add(self, part: ShardPart) -> None:
+        for sentence in part.bad:
+            self._how.bad.met(sentence)
+        self._parts.append(part)
+        self._how.progress(part.images)
 
-    def _close_shard(self) -> None:
-        if self._shard is not None:
-            self._entries.append(self._shard.finish())
-            self._shard = None
-
-    def abandon(self) -> None:
-        if self._shard is not None:
-            self._shard.abandon()
-
-    def finish(self) -> Manifest:
-        self._close_shard()
+    def finish(self) -> list[ShardEntry]:
+        """The shards, once all are there; UserError if there is none, or too many images were bad."""
+        self._how.bad.finish(sum(part.images for part in self._parts))
+        self._entries = [part.entry for part in self._parts if part.entry is not None]
         if not self._entries:
             raise UserError("no image with questions came from the source; nothing was written")
+        return self._entries
+
+    def manifest(self, info: ShardInfo) -> Manifest:
+        entries, whole = self._entries, [part for part in self._parts if part.entry is not None]
         return Manifest(
             format_version=FORMAT_VERSION,
             created_with=f"adaptive-ft {version('adaptive-ft')}",
-            split=self._info.split,
-            domain=self._info.domain,
-            answered=self._info.answered,
-            images=sum(entry.images for entry in self._entries),
-            questions=sum(entry.questions for entry in self._entries),
-            feature_extractor=self._info.feature_extractor,
-            feature_dim=self._feature_dim or 0,
-            feature_dtype=self._info.feature_dtype,
-            min_boxes=min(self._box_counts),
-            max_boxes=max(self._box_counts),
-            box_convention=self._info.box_convention,
-            tokenizer=self._info.tokenizer,
-            answer_table_sha256=answer_table_hash(self._info.answer_table),
-            answer_table=tuple(self._info.answer_table),
-            shards=tuple(self._entries),
-            content=self._info.content,
+            split=info.split,
+            domain=info.domain,
+            answered=info.answered,
+            images=sum(entry.images for entry in entries),
+            questions=sum(entry.questions for entry in entries),
+            feature_extractor=info.feature_extractor,
+            feature_dim=self.shape.feature_dim if self.shape else 0,
+            feature_dtype=info.feature_dtype,
+            min_boxes=min(part.min_boxes for part in whole),
+            max_boxes=max(part.max_boxes for part in whole),
+            box_convention=info.box_convention,
+            tokenizer=info.tokenizer,
+            answer_table_sha256=answer_table_hash(info.answer_table),
+            answer_table=tuple(info.answer_table),
+            shards=tuple(entries),
+            content=info.content,
         )

@@ -1,6 +1,9 @@
 """adaptive-ft shards on questions: any format of features, several files, and what splits have in common."""
 
+import gzip
 import json
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from adaptive_ft.cli import run_command
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shard_set import ShardSet, verify
-from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
+from adaptive_ft.data.sources.features import read_features
+from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import json_content, write_npz_folder, write_tsv
@@ -92,7 +96,7 @@ def test_real_regions_by_number(shared_data: Path, tmp_path: Path) -> None:
     """The real features under the names that bottom-up-attention's own exports give them."""
     real = shared_data / "coco_train2014_obj36"
     (tmp_path / "numbered").mkdir()
-    for record in read_lxmert_tsv(real / "train2014_obj36.tsv"):
+    for record in read_features([real / "train2014_obj36.tsv"], ImageSizes()):
         content = json.dumps(json_content(record))
         (tmp_path / f"numbered/{int(record.image_id[-12:])}.json").write_text(content)
     words = ["--source.lxmert_json", real / "lxmert_obj36.json", "--features"]
@@ -102,3 +106,46 @@ def test_real_regions_by_number(shared_data: Path, tmp_path: Path) -> None:
     places = [other.questions.index(question) for question in one.questions]
     np.testing.assert_array_equal(one.features_BND, other.features_BND[places])
     np.testing.assert_array_equal(one.boxes_BN4, other.boxes_BN4[places])
+
+
+def test_bad_images_are_left_out_up_to_a_share(
+    images: list[ImageRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counted, named, and with any number of processes; what was written before the first of them is kept."""
+    images[1] = replace(images[1], features=images[1].features * np.nan)
+    path = write_tsv(tmp_path, images)
+    path.write_text(path.read_text().replace(f"{NAMES[2]}\t50", f"{NAMES[2]}\tfifty"))
+    words = ["--source.lxmert_json", ask(tmp_path / "q.json", NAMES), "--features", path, "--images_per_shard", "1"]
+    with pytest.raises(UserError, match=rf"'{NAMES[1]}' .* hold NaN"):
+        shards(tmp_path / "out", *words)
+    with pytest.raises(UserError, match=r"1 of 4 images are bad, and --max_bad_share 0.1 allows no more than 0"):
+        shards(tmp_path / "out", *words, "--on_bad", "skip", "--max_bad_share", "0.1")
+    skip = ["--on_bad", "skip", "--max_bad_share", "0.5"]
+    shards(tmp_path / "out", *words, *skip)
+    shards(tmp_path / "two", *words, *skip, "--processes", "2")
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").iterdir())] == [
+        path.read_bytes() for path in sorted((tmp_path / "two").iterdir())
+    ]
+    (batch,) = EvalStream(ShardSet.open(tmp_path / "out"), batch_size=2)
+    assert batch.image_ids == [NAMES[0], NAMES[3]]
+    assert capsys.readouterr().out.count("left out as bad: 2 images, named above") == 2
+    for told in (f"'{NAMES[1]}'", f"{path} line 3: img_h is 'fifty'"):
+        assert (
+            f"Left out of the shards: image {told}" in caplog.text or f"Left out of the shards: {told}" in caplog.text
+        )
+
+
+def test_packed_files_are_read_by_several_processes(images: list[ImageRecord], tmp_path: Path) -> None:
+    """Each finds its lines and members by itself, in gzip and in a zip."""
+    plain = write_tsv(tmp_path, images[:2])
+    packed = tmp_path / "packed.tsv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    with zipfile.ZipFile(tmp_path / "rest.zip", "w") as archive:
+        for path in sorted(write_npz_folder(tmp_path, images[2:]).iterdir()):
+            archive.write(path, f"inside/{path.name}")
+    words = ["--source.lxmert_json", ask(tmp_path / "q.json", NAMES), "--features", packed, tmp_path / "rest.zip"]
+    shards(tmp_path / "out", *words, "--images_per_shard", "1", "--processes", "2")
+    (batch,) = EvalStream(ShardSet.open(tmp_path / "out"), batch_size=4)
+    assert batch.image_ids == NAMES
+    for record, features_ND in zip(images, batch.features_BND, strict=True):
+        np.testing.assert_array_equal(features_ND, record.features.astype(np.float16))

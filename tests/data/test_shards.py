@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import webdataset
 
+from adaptive_ft.data.bad_images import LeaveOutBadImages
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shard_set import ShardSet, verify
-from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.shards import Writing, write_shards
+from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\nnot decoded here"
@@ -115,7 +118,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(folder)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "set.unfinished" / "shard-00000.tar").exists()
+    assert (tmp_path / "set.unfinished/set/shard-00000.tar").exists()
     for place in (folder, tmp_path / "set.unfinished"):
         with pytest.raises(UserError):
             ShardSet.open(place)
@@ -163,3 +166,70 @@ def test_the_manifest_returned_is_the_one_written(shard_folder: Path, records: l
     for shard in manifest.shards:
         content = (shard_folder / shard.file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.bytes, shard.sha256)
+
+
+def test_bytes_that_the_disk_lost_are_found_before_the_end(
+    records: list[ImageRecord], info: ShardInfo, tmp_path: Path
+) -> None:
+    """With `verify` everything written is read back."""
+
+    def damage(images: int) -> None:
+        path = tmp_path / "set.unfinished/set/shard-00000.tar"
+        path.write_bytes(path.read_bytes().replace(b"what colour", b"what flavor"))
+
+    with pytest.raises(UserError, match=r"shard-00000\.tar does not match the manifest"):
+        write_shards(records, tmp_path / "set", info, how=Writing(verify=True, progress=damage))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_shards_of_an_interrupted_run_are_kept(
+    records: list[ImageRecord], info: ShardInfo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images of a kept shard are not read again; with another plan nothing is kept."""
+
+    def stopping(record: ImageRecord) -> ImageRecord:
+        if record.image_id == "img005":
+            raise KeyboardInterrupt
+        return record
+
+    read: list[str] = []
+
+    def listing(record: ImageRecord) -> ImageRecord:
+        read.append(record.image_id)
+        return record
+
+    write_shards(records, tmp_path / "whole", info, images_per_shard=2)
+    for plan, again in (({"of": "it"}, 3), ({"of": "something else"}, 7)):
+        with pytest.raises(KeyboardInterrupt):
+            write_shards(
+                records, tmp_path / "set", info, images_per_shard=2, read=stopping, how=Writing(plan={"of": "it"})
+            )
+        assert "2 whole shards are kept" in caplog.text
+        for place in (tmp_path / "set.unfinished", tmp_path / "set.unfinished/set"):
+            with pytest.raises(UserError):
+                ShardSet.open(place)
+        read.clear()
+        write_shards(records, tmp_path / "set", info, images_per_shard=2, read=listing, how=Writing(plan=plan))
+        assert len(read) == again
+        assert hashes(tmp_path / "set") == hashes(tmp_path / "whole")
+        shutil.rmtree(tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_bad_image_makes_its_shard_shorter(
+    records: list[ImageRecord], info: ShardInfo, tmp_path: Path, make_image: Callable[..., ImageRecord]
+) -> None:
+    """The cut does not depend on what is found in the images; a shard of nothing but bad ones is none."""
+    good = [record.image_id for record in records]
+    for number in (0, 4, 5):
+        records[number] = replace(records[number], width=1)
+    records[6] = make_image(6, feature_dim=4)
+    bad = LeaveOutBadImages(1.0, most_images=7)
+    manifest = write_shards(records, tmp_path / "set", info, images_per_shard=2, how=Writing(bad=bad))
+    assert [(entry.file, entry.images) for entry in manifest.shards] == [
+        ("shard-00000.tar", 1),
+        ("shard-00001.tar", 2),
+    ]
+    assert bad.left_out == 4
+    (batch,) = EvalStream(ShardSet.open(tmp_path / "set"), batch_size=16)
+    assert list(dict.fromkeys(batch.image_ids[: manifest.questions])) == good[1:4]

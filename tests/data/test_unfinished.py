@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ft.data.unfinished import begin_beside
+from adaptive_ft.data.unfinished import begin_beside, growing_beside
 from adaptive_ft.errors import UserError
 
 OURS = re.compile(r"part-\d|deep/part-\d")
@@ -52,3 +52,25 @@ def test_the_folder_we_stand_in_cannot_be_made_anew(tmp_path: Path, monkeypatch:
         with pytest.raises(UserError, match="name a new folder"):
             begin_beside(folder, OURS)
     assert not tmp_path.with_name(f"{tmp_path.name}.unfinished").exists()
+
+
+def test_what_has_the_same_plan_is_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another plan, or none, begins anew, and says so."""
+    ours = re.compile(r"part-\d|plan\.json")
+    for plan, kept in (({"a": 1}, False), ({"a": 1}, True), ({"a": 2}, False), (None, False)):
+        caplog.clear()
+        with growing_beside(tmp_path / "set", ours, plan) as unfinished:
+            assert (unfinished / "part-1").exists() == kept
+            assert ("it begins anew" in caplog.text) == (plan not in ({"a": 1},))
+            (unfinished / "part-1").touch()
+
+
+def test_one_program_at_a_time(tmp_path: Path) -> None:
+    with (
+        growing_beside(tmp_path / "set", OURS, None),
+        pytest.raises(UserError, match="another program is writing to"),
+        growing_beside(tmp_path / "set", OURS, None),
+    ):
+        pass
+    with growing_beside(tmp_path / "set", OURS, None) as unfinished:
+        assert unfinished.is_dir()

@@ -8,6 +8,7 @@ of the file, R regions of all images, N regions of one, D feature size.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from adaptive_ft.data.sources.image_names import image_name
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.region_arrays import BOXES, FEATURES, HEIGHT, NUM_BOXES, WIDTH, name_in, region_record
 from adaptive_ft.data.sources.source_files import SourceFile, on_disk
+from adaptive_ft.data.sources.unread import Place
 from adaptive_ft.errors import UserError
 
 _IDS = ("image_ids", "image_id", "img_ids", "ids")
@@ -25,57 +27,102 @@ _RANGES = "pos_boxes"
 _UNREADABLE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)
 
 
-def read_hdf5(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
-    """The images of a file in its own order, one in memory at a time, without questions yet.
+class Hdf5:
+    """A file in any of the layouts; a place is a row, or the name of a group.
 
     Raises UserError naming file and image: a missing extra, an unknown layout, datasets of different length,
     damage, and what `region_record` refuses.
     """
-    path = on_disk(file)
-    h5py = _h5py()
+
+    def __init__(self, file: SourceFile, sizes: ImageSizes) -> None:
+        self._path = on_disk(file)
+        h5py = _h5py()
+        with _told(self._path):
+            self._opened = h5py.File(self._path, "r")
+            rows = name_in(self._opened, FEATURES) is not None
+            self._layout = (
+                _Rows(self._opened, sizes, self._path) if rows else _Groups(self._opened, sizes, self._path, h5py)
+            )
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        """The images in the file's own order."""
+        with _told(self._path):
+            yield from self._layout.images()
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        """The image in a row or group, without questions."""
+        with _told(self._path):
+            return self._layout.read(place, origin)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._opened.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as opened:
-            if name_in(opened, FEATURES) is not None:
-                yield from _rows(opened, sizes, path)
-            else:
-                yield from _groups(opened, sizes, path, h5py)
+        yield
     except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read as HDF5 ({error}); copy it again") from None
 
 
-def _groups(opened: Any, sizes: ImageSizes, path: Path, h5py: ModuleType) -> Iterator[ImageRecord]:
-    if not any(isinstance(item, h5py.Group) for item in opened.values()):
-        raise UserError(f"{path} has neither a dataset 'features' nor a group for each image; found: {_names(opened)}")
-    for name, group in opened.items():
-        if isinstance(group, h5py.Group):
-            yield region_record(image_name(name), group, sizes, f"{path}, group '{name}'")
+class _Groups:
+    def __init__(self, opened: Any, sizes: ImageSizes, path: Path, h5py: ModuleType) -> None:
+        self._opened, self._sizes, self._path = opened, sizes, path
+        self._group: type = h5py.Group
+        if not any(isinstance(item, self._group) for item in opened.values()):
+            raise UserError(
+                f"{path} has neither a dataset 'features' nor a group for each image; found: {_names(opened)}"
+            )
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        for name, group in self._opened.items():
+            if isinstance(group, self._group):
+                yield image_name(name), name, f"{self._path}, group '{name}'"
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        return region_record(image_name(str(place)), self._opened[place], self._sizes, origin)
 
 
-def _rows(opened: Any, sizes: ImageSizes, path: Path) -> Iterator[ImageRecord]:
-    ids = name_in(opened, _IDS)
-    if ids is None:
-        raise UserError(
-            f"{path} does not name its images (a pickled imgid2idx beside it is not loaded); add a dataset "
-            f"'{_IDS[0]}', one name for each row. Found: {_names(opened)}"
-        )
-    names_I = _image_names(opened, ids, path)
-    features = _dataset(opened, _name(opened, FEATURES, path), path, axes=(2, 3))
-    boxes = _dataset(opened, _name(opened, BOXES, path), path, axes=(features.ndim,))
-    columns = _columns(opened, len(names_I), path)
-    ranges_I2 = columns.pop(_RANGES, None)
-    if features.ndim == 2 and ranges_I2 is None:
-        raise UserError(f"{path}: features are [R, D] of all images together, and '{_RANGES}' [I, 2] is missing")
-    if features.ndim == 3:
-        ranges_I2 = None
-        _check_length(path, features, len(names_I))
-        _check_length(path, boxes, len(names_I))
-    for row, stored in enumerate(names_I):
-        name = stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
-        origin = f"{path} row {row} (image '{name}')"
-        place = row if ranges_I2 is None else _range(ranges_I2[row], min(len(features), len(boxes)), origin)
-        arrays = {column: values[row] for column, values in columns.items()}
-        arrays |= {"features": features[place], "boxes": boxes[place]}
-        yield region_record(image_name(name), arrays, sizes, origin)
+class _Rows:
+    def __init__(self, opened: Any, sizes: ImageSizes, path: Path) -> None:
+        ids = name_in(opened, _IDS)
+        if ids is None:
+            raise UserError(
+                f"{path} does not name its images (a pickled imgid2idx beside it is not loaded); add a dataset "
+                f"'{_IDS[0]}', one name for each row. Found: {_names(opened)}"
+            )
+        self._sizes, self._path = sizes, path
+        self._names_I = _image_names(opened, ids, path)
+        self._features = _dataset(opened, _name(opened, FEATURES, path), path, axes=(2, 3))
+        self._boxes = _dataset(opened, _name(opened, BOXES, path), path, axes=(self._features.ndim,))
+        self._columns = _columns(opened, len(self._names_I), path)
+        self._ranges_I2 = self._columns.pop(_RANGES, None)
+        if self._features.ndim == 2 and self._ranges_I2 is None:
+            raise UserError(f"{path}: features are [R, D] of all images together, and '{_RANGES}' [I, 2] is missing")
+        if self._features.ndim == 3:
+            self._ranges_I2 = None
+            _check_length(path, self._features, len(self._names_I))
+            _check_length(path, self._boxes, len(self._names_I))
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        for row in range(len(self._names_I)):
+            name = self._stored_name(row)
+            yield image_name(name), row, f"{self._path} row {row} (image '{name}')"
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        assert isinstance(place, int), place
+        rows: int | slice = place
+        if self._ranges_I2 is not None:
+            rows = _range(self._ranges_I2[place], min(len(self._features), len(self._boxes)), origin)
+        arrays = {column: values[place] for column, values in self._columns.items()}
+        arrays |= {"features": self._features[rows], "boxes": self._boxes[rows]}
+        return region_record(image_name(self._stored_name(place)), arrays, self._sizes, origin)
+
+    def _stored_name(self, row: int) -> str:
+        stored = self._names_I[row]
+        return stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
 
 
 def _image_names(opened: Any, ids: str, path: Path) -> Any:

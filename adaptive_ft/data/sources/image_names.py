@@ -3,11 +3,14 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.sources.unread import UnreadImage
 from adaptive_ft.errors import UserError
 
 _COCO_NAME = re.compile(r"COCO_[a-zA-Z0-9-]+_(\d{12})")
+Image = TypeVar("Image", ImageRecord, UnreadImage)
 _PICTURE_ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 
 
@@ -24,8 +27,9 @@ def image_number(name: str) -> int | None:
     return int(coco[1]) if coco else None
 
 
-def named_as_asked(records: Iterable[ImageRecord], asked: Collection[str]) -> Iterator[ImageRecord]:
-    """The records, one that bears only a number renamed as `asked` has it: 25 becomes COCO_train2014_000000000025.
+def named_as_asked(records: Iterable[Image], asked: Collection[str]) -> Iterator[Image]:
+    """The images, read or not; one that bears only a number is renamed as `asked` has it, 25 to
+    COCO_train2014_000000000025.
 
     COCO counts all its pictures in one row, so VQA features are often named by the number alone. Raises UserError
     where the number fits two of the names.
@@ -39,7 +43,7 @@ def named_as_asked(records: Iterable[ImageRecord], asked: Collection[str]) -> It
         yield record if record.image_id in asked else _renamed(record, names)
 
 
-def _renamed(record: ImageRecord, names: dict[int, list[str]]) -> ImageRecord:
+def _renamed(record: Image, names: dict[int, list[str]]) -> Image:
     if not record.image_id.isdigit():
         return record
     fitting = names.get(int(record.image_id), [])

@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic
 
 import numpy as np
 
 from adaptive_ft.data.records import ImageRecord, Question
+from adaptive_ft.data.sources.image_names import Image
 from adaptive_ft.errors import UserError
 
 QuestionsByImage = dict[str, list[Question]]
 
 
-class Join:
-    """The images of `regions` that somebody asks about, with their questions, one in memory at a time.
+class Join(Generic[Image]):
+    """The images of `regions`, read or not, that somebody asks about, with their questions, one in memory at a time.
 
     After the iteration `images_without_questions` and `questions_without_regions` say what was left out.
     Questions without regions are an error at the end of the iteration (UserError) unless
@@ -22,17 +24,18 @@ class Join:
 
     def __init__(
         self,
-        regions: Iterable[ImageRecord],
+        regions: Iterable[Image],
         questions: QuestionsByImage,
         *,
         allow_missing_regions: bool = False,
     ) -> None:
-        self._regions, self._questions = regions, questions
+        self._regions: Iterable[Image] = regions
+        self._questions = questions
         self._allow_missing_regions = allow_missing_regions
         self.images_without_questions = 0
         self.questions_without_regions = 0
 
-    def __iter__(self) -> Iterator[ImageRecord]:
+    def __iter__(self) -> Iterator[Image]:
         self.images_without_questions = 0
         waiting = dict(self._questions)
         for record in self._regions:

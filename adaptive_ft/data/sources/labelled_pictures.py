@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_ft.data.pixels import UNREADABLE, decode_rgb
-from adaptive_ft.data.records import ImageRecord, labelled_picture
+from adaptive_ft.data.records import ImageRecord, Question, label_question, labelled_picture
 from adaptive_ft.data.shard_tar import PICTURE_ENDINGS
 from adaptive_ft.data.sources.source_files import files_below, is_hidden
 from adaptive_ft.errors import UserError
@@ -33,6 +33,17 @@ class LabelledFile:
     number: int
     origin: str
 
+    @property
+    def image_id(self) -> str:
+        """A readable id that differs between paths: the path in the characters of ids, and the start of its hash."""
+        told = _NOT_IN_IDS.sub("-", self.path.rpartition(".")[0] or self.path)[-_ID_LENGTH:]
+        return f"{told}-{hashlib.sha256(self.path.encode()).hexdigest()[:_HASH_LENGTH]}"
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What its label answers."""
+        return (label_question(self.number, self.label),)
+
 
 def list_labelled_files(folder: Path, labels: Path | None, split: str) -> list[LabelledFile]:
     """The pictures of a split: of the CSV `labels`, in its order; without one, of the folders, sorted by path.
@@ -47,32 +58,25 @@ def list_labelled_files(folder: Path, labels: Path | None, split: str) -> list[L
     return _from_folders(folder, split) if labels is None else _from_csv(labels, split)
 
 
-def read_labelled_files(folder: Path, files: Sequence[LabelledFile]) -> Iterator[ImageRecord]:
-    """The records of the pictures, one in memory at a time; every picture is decoded once, to know that it can be.
+def read_labelled_file(folder: Path, file: LabelledFile) -> ImageRecord:
+    """The record of a picture, which is decoded once, to know that it can be.
 
     Raises:
-        UserError: a file is missing, in another format, or cannot be decoded; names it and where it was listed.
+        UserError: the file is missing, in another format, or cannot be decoded; names it and where it was listed.
     """
-    for file in files:
-        place = f"{file.origin}: '{folder / file.path}'"
-        try:
-            content = (folder / file.path).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{place} cannot be read ({reason}); correct the path or add the file") from None
-        if not content.startswith(tuple(PICTURE_ENDINGS)):
-            raise UserError(f"{place} is neither a PNG nor a JPEG file; convert it to one of them")
-        try:
-            size = decode_rgb(content).size
-        except UNREADABLE as error:
-            raise UserError(f"{place} is no whole picture ({error}); copy it again or leave it out") from None
-        yield labelled_picture(_image_id(file.path), file.number, file.label, content, size, file.origin)
-
-
-def _image_id(path: str) -> str:
-    """A readable id that differs between paths: the path in the characters of ids, and the start of its hash."""
-    told = _NOT_IN_IDS.sub("-", path.rpartition(".")[0] or path)[-_ID_LENGTH:]
-    return f"{told}-{hashlib.sha256(path.encode()).hexdigest()[:_HASH_LENGTH]}"
+    place = f"{file.origin}: '{folder / file.path}'"
+    try:
+        content = (folder / file.path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{place} cannot be read ({reason}); correct the path or add the file") from None
+    if not content.startswith(tuple(PICTURE_ENDINGS)):
+        raise UserError(f"{place} is neither a PNG nor a JPEG file; convert it to one of them")
+    try:
+        size = decode_rgb(content).size
+    except UNREADABLE as error:
+        raise UserError(f"{place} is no whole picture ({error}); copy it again or leave it out") from None
+    return labelled_picture(file.image_id, file.number, file.label, content, size, file.origin)
 
 
 def _from_csv(labels: Path, split: str) -> list[LabelledFile]:

@@ -18,6 +18,7 @@ from adaptive_ft.data.sources.image_names import image_name
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.region_arrays import region_record
 from adaptive_ft.data.sources.source_files import UNREADABLE_ZIP, SourceFile, beside, read_whole
+from adaptive_ft.data.sources.unread import Place
 from adaptive_ft.errors import UserError
 
 # numpy reads a header as Python's own reader of numbers does; one that asks for more memory than there is is damaged.
@@ -25,42 +26,69 @@ UNREADABLE = (*UNREADABLE_ZIP, ValueError, MemoryError, tokenize.TokenError)
 _BOXES_ENDING = "_boxes"
 
 
-def read_npz(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
+class Npz:
     """The image `<image_id>.npz`, or the images of a file whose arrays are called `<image_id>/<array>`.
 
-    UserError naming the file for damage, pickled arrays and what `region_record` refuses.
+    A place is the part of the names before the slash. Raises UserError naming the file for damage and for what is no
+    .npz.
     """
-    # Arrays are read one at a time from the disk; only a zip in a zip is held whole.
-    content = file if isinstance(file, Path) else io.BytesIO(read_whole(file))
-    try:
-        loaded = np.load(content, allow_pickle=False)
-    except UNREADABLE as error:
-        raise UserError(f"{file} is not a readable .npz ({error}); write it again with np.savez") from None
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise UserError(f"{file} is no .npz but a single array; call it .npy")
-    with loaded:
-        groups: dict[str, list[str]] = {}
+
+    def __init__(self, file: SourceFile, sizes: ImageSizes) -> None:
+        self._file, self._sizes = file, sizes
+        self._stem = PurePosixPath(file.name).stem
+        # Arrays are read one at a time from the disk; only a zip in a zip is held whole.
+        content = file if isinstance(file, Path) else io.BytesIO(read_whole(file))
+        try:
+            loaded = np.load(content, allow_pickle=False)
+        except UNREADABLE as error:
+            raise UserError(f"{file} is not a readable .npz ({error}); write it again with np.savez") from None
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UserError(f"{file} is no .npz but a single array; call it .npy")
+        self._loaded = loaded
+        self._groups: dict[str, list[str]] = {}
         for name in loaded.files:
-            groups.setdefault(name.rpartition("/")[0], []).append(name)
-        for group, names in groups.items():
-            arrays = _Arrays(loaded, group, names, file)
-            origin = f"{file}, '{group}'" if group else str(file)
-            yield region_record(image_name(group or PurePosixPath(file.name).stem), arrays, sizes, origin)
+            self._groups.setdefault(name.rpartition("/")[0], []).append(name)
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        """The images by the names of their arrays."""
+        for group in self._groups:
+            yield image_name(group or self._stem), group, f"{self._file}, '{group}'" if group else str(self._file)
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        """The image of a group; UserError for damage, pickled arrays and what `region_record` refuses."""
+        assert isinstance(place, str), place
+        arrays = _Arrays(self._loaded, place, self._groups[place], self._file)
+        return region_record(image_name(place or self._stem), arrays, self._sizes, origin)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._loaded.close()
 
 
-def read_npy(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
-    """The image whose features are `<image_id>.npy` and whose boxes `<image_id>_boxes.npy` beside it.
+class Npy:
+    """The image whose features are `<image_id>.npy` and whose boxes `<image_id>_boxes.npy` beside it."""
 
-    UserError naming the file for damage, pickled arrays, missing boxes and what `region_record` refuses.
-    """
-    stem = PurePosixPath(file.name).stem
-    if stem.endswith(_BOXES_ENDING):
-        return  # read with its features
-    boxes = beside(file, f"{stem}{_BOXES_ENDING}.npy")
-    if not boxes.exists():
-        raise UserError(f"{file} holds no boxes, and '{boxes.name}' [N, 4] is not beside it; add it, or write .npz")
-    arrays = {"features": _single(file), "boxes": _single(boxes)}
-    yield region_record(image_name(stem), arrays, sizes, str(file))
+    def __init__(self, file: SourceFile, sizes: ImageSizes) -> None:
+        self._file, self._sizes = file, sizes
+        self._stem = PurePosixPath(file.name).stem
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        """The one image, or none in a file of boxes, which are read with their features."""
+        if not self._stem.endswith(_BOXES_ENDING):
+            yield image_name(self._stem), None, str(self._file)
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        """The image; UserError naming the file for damage, pickled arrays, missing boxes and what does not fit."""
+        boxes = beside(self._file, f"{self._stem}{_BOXES_ENDING}.npy")
+        if not boxes.exists():
+            raise UserError(
+                f"{self._file} holds no boxes, and '{boxes.name}' [N, 4] is not beside it; add it, or write .npz"
+            )
+        arrays = {"features": _single(self._file), "boxes": _single(boxes)}
+        return region_record(image_name(self._stem), arrays, self._sizes, origin)
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):

@@ -22,9 +22,7 @@ def source_files(path: Path) -> Iterator[SourceFile]:
     Hidden files and those macOS adds to zips are left out. Raises UserError if the path or the place inside the
     zip does not exist, or the zip is damaged.
     """
-    outside, _, inside = (str(path), "", "") if path.exists() else str(path).partition(_INSIDE)
-    if not Path(outside).exists():
-        raise UserError(f"cannot read '{outside}': no such file or folder")
+    outside, inside = _outside_and_inside(path)
     if not outside.endswith(".zip"):
         yield from files_below(Path(outside))
         return
@@ -37,6 +35,18 @@ def source_files(path: Path) -> Iterator[SourceFile]:
             yield from files_below(start)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"'{outside}' is no whole zip ({error}); copy it again") from None
+
+
+def files_on_disk(path: Path) -> Iterator[Path]:
+    """The files of the disk that `source_files` reads for `path`: of a zip the zip; UserError as there."""
+    return files_below(Path(_outside_and_inside(path)[0]))
+
+
+def _outside_and_inside(path: Path) -> tuple[str, str]:
+    outside, _, inside = (str(path), "", "") if path.exists() else str(path).partition(_INSIDE)
+    if not Path(outside).exists():
+        raise UserError(f"cannot read '{outside}': no such file or folder")
+    return outside, inside
 
 
 def files_below(place: Place) -> Iterator[Place]:

@@ -17,19 +17,33 @@ from adaptive_ft.data.sources.image_names import image_name
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.region_arrays import HEIGHT, WIDTH, region_record
 from adaptive_ft.data.sources.source_files import SourceFile, read_whole
+from adaptive_ft.data.sources.unread import Place
 from adaptive_ft.errors import UserError
 
 
-def read_vlbert_json(file: SourceFile, sizes: ImageSizes) -> Iterator[ImageRecord]:
-    """The one image in a file, without questions yet; UserError naming the file for damage or missing numbers."""
-    content = read_whole(file)
-    try:
-        arrays = _arrays(json.loads(content))
-    except KeyError as error:
-        raise UserError(f"{file}: key {error} is missing; it is not one of VL-BERT's feature files") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: {error}") from None
-    yield region_record(image_name(PurePosixPath(file.name).stem), arrays, sizes, str(file))
+class VlbertJson:
+    """A file of one image."""
+
+    def __init__(self, file: SourceFile, sizes: ImageSizes) -> None:
+        self._file, self._sizes = file, sizes
+
+    def images(self) -> Iterator[tuple[str, Place, str]]:
+        """The one image, called as the file is."""
+        yield image_name(PurePosixPath(self._file.name).stem), None, str(self._file)
+
+    def read(self, place: Place, origin: str) -> ImageRecord:
+        """The image; UserError naming the file for damage or missing numbers."""
+        content = read_whole(self._file)
+        try:
+            arrays = _arrays(json.loads(content))
+        except KeyError as error:
+            raise UserError(f"{origin}: key {error} is missing; it is not one of VL-BERT's feature files") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{origin}: {error}") from None
+        return region_record(image_name(PurePosixPath(self._file.name).stem), arrays, self._sizes, origin)
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
 
 def _arrays(content: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
-from adaptive_ft.data.shards import SHARD_FILES, write_shards
+from adaptive_ft.data.shard_part import SHARD_FILES
+from adaptive_ft.data.shards import write_shards
 from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.data.world.annotators import ANSWER_TABLE, annotate
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene

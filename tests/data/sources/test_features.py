@@ -1,6 +1,7 @@
 """Every format of region features: the same numbers arrive in the batch, one image at a time, and faults are named."""
 
 import gzip
+import pickle
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,10 +15,9 @@ from adaptive_ft.data.manifest import ShardInfo
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.sources.features import read_features
+from adaptive_ft.data.sources.features import FeatureReader, list_features, read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join
-from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import TEXT, WRITERS, write_npz_folder, write_tsv
@@ -131,6 +131,23 @@ def newer_zip(folder: Path) -> Path:
     return folder / "x.zip"
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_reader_reads_in_any_order_and_in_another_process(
+    name: str, make_image: Callable[..., ImageRecord], tmp_path: Path
+) -> None:
+    """What travels are names and places; files are opened where the reader arrives."""
+    records = [make_image(number, feature_dim=2048) for number in range(3)]
+    listed = list(list_features([WRITERS[name](tmp_path, records)]))
+    reader = FeatureReader(sizes_of(records))
+    whole = {image.image_id: reader(image) for image in listed}
+    arrived, images = pickle.loads(pickle.dumps((reader, listed[::-1])))
+    for image in images:
+        found = arrived(image)
+        assert (found.image_id, found.origin) == (image.image_id, whole[image.image_id].origin)
+        np.testing.assert_array_equal(found.features, whole[image.image_id].features)
+    assert len(pickle.dumps(listed)) < records[0].features.nbytes / 10
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "absent": (lambda folder: folder / "absent", "cannot read '.*absent': no such file"),
     "an unknown ending": (some_file("x.csv"), r"no region features at '.*x\.csv'.*\.tsv, .*\.npz.*\.hdf5$"),
@@ -177,7 +194,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
 
 def test_the_real_tsv_rewritten_in_every_format(shared_data: Path, tmp_path: Path) -> None:
     real = shared_data / "coco_train2014_obj36" / "train2014_obj36.tsv"
-    records = sorted(read_lxmert_tsv(real), key=lambda record: record.image_id)
+    records = sorted(read_features([real], ImageSizes()), key=lambda record: record.image_id)
     for number, (name, write) in enumerate(WRITERS.items()):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.sources.hdf5 import read_hdf5
+from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import told_of_damage, write_hdf5_groups, write_hdf5_packed, write_hdf5_padded
@@ -108,14 +108,14 @@ def test_wrong_files_are_named(name: str, records: list[ImageRecord], tmp_path: 
     with h5py.File(path, "a") as file:
         change(file)
     with pytest.raises(UserError, match=message):
-        list(read_hdf5(path, ImageSizes()))
+        list(read_features([path], ImageSizes()))
 
 
 def test_a_cut_file_is_named(records: list[ImageRecord], tmp_path: Path) -> None:
     path = write_hdf5_padded(tmp_path, records)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"padded\.h5 cannot be read as HDF5 .*truncated"):
-        list(read_hdf5(path, ImageSizes()))
+        list(read_features([path], ImageSizes()))
 
 
 def test_ids_may_be_numbers_and_sizes_come_from_elsewhere(records: list[ImageRecord], tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_ids_may_be_numbers_and_sizes_come_from_elsewhere(records: list[ImageRec
         instead("image_ids", list(range(7)))(file)
         del file["image_w"], file["image_h"]
     sizes = ImageSizes((f"COCO_val2014_{number:012d}", (100, 50 + number)) for number in range(7))
-    read = list(read_hdf5(path, sizes))
+    read = list(read_features([path], sizes))
     assert [(record.image_id, record.height) for record in read] == [(str(number), 50 + number) for number in range(7)]
 
 
@@ -132,13 +132,13 @@ def test_ids_in_a_column_are_names(records: list[ImageRecord], tmp_path: Path) -
     path = write_hdf5_padded(tmp_path, records)
     with h5py.File(path, "a") as file:
         instead("image_ids", [[number] for number in range(7)])(file)
-    assert [record.image_id for record in read_hdf5(path, ImageSizes())] == [str(number) for number in range(7)]
+    assert [record.image_id for record in read_features([path], ImageSizes())] == [str(number) for number in range(7)]
 
 
 def test_damage_anywhere_is_named(records: list[ImageRecord], tmp_path: Path) -> None:
     """A number may have become another one; nothing else passes."""
     path = write_hdf5_packed(tmp_path, records[:2])
-    messages = told_of_damage(path, lambda path: list(read_hdf5(path, ImageSizes())), step=50)
+    messages = told_of_damage(path, lambda path: list(read_features([path], ImageSizes())), step=50)
     assert len(messages) > 20
     assert all(str(path) in message for message in messages)
 
@@ -149,4 +149,4 @@ def test_without_h5py_the_extra_is_named(
     path = write_hdf5_padded(tmp_path, records)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"pip install 'adaptive-ft\[hdf5\]'"):
-        list(read_hdf5(path, ImageSizes()))
+        list(read_features([path], ImageSizes()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_ft.data.records import ImageRecord, validate_labelled_picture, validate_record
-from adaptive_ft.data.sources.labelled_pictures import list_labelled_files, read_labelled_files
+from adaptive_ft.data.sources.labelled_pictures import list_labelled_files, read_labelled_file
 from adaptive_ft.errors import UserError
 from tests.data.picture_files import write_picture
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, labels: Path | None, split: str = "train") -> list[ImageRecord]:
-    return list(read_labelled_files(folder, list_labelled_files(folder, labels, split)))
+    return [read_labelled_file(folder, file) for file in list_labelled_files(folder, labels, split)]
 
 
 def label_of(record: ImageRecord) -> str:

@@ -11,9 +11,10 @@ import pytest
 from adaptive_ft.data.manifest import ShardInfo
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.sources.features import read_features
+from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join
 from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
-from adaptive_ft.data.sources.lxmert_tsv import read_lxmert_tsv
 from adaptive_ft.data.sources.vqa_json import read_vqa_json
 from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
@@ -36,7 +37,7 @@ def write(path: Path, *rows: list[str]) -> Path:
 
 def test_arrays_and_sizes(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tsv", row(1), row(2, regions=4))
-    first, second = read_lxmert_tsv(path)
+    first, second = read_features([path], ImageSizes())
     assert (first.image_id, first.width, first.height, first.questions) == ("img1", 40, 30, ())
     assert first.boxes.tolist() == [[0, 0, 10, 10], [0, 0, 10, 11]]
     assert second.features.tolist() == [[2] * 3] * 4
@@ -47,7 +48,7 @@ def test_gzip_is_recognised_by_its_bytes(tmp_path: Path) -> None:
     plain = write(tmp_path / "x.tsv", row(1))
     packed = tmp_path / "y.tsv"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert next(read_lxmert_tsv(packed)).image_id == "img1"
+    assert next(read_features([packed], ImageSizes())).image_id == "img1"
 
 
 def test_a_cut_gzip_file(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_cut_gzip_file(tmp_path: Path) -> None:
     packed = tmp_path / "y.tsv"
     packed.write_bytes(gzip.compress(plain.read_bytes())[:-12])
     with pytest.raises(UserError, match=r"y\.tsv is cut or damaged after line \d"):
-        list(read_lxmert_tsv(packed))
+        list(read_features([packed], ImageSizes()))
 
 
 def changed(column: int, value: str) -> list[str]:
@@ -81,7 +82,7 @@ DAMAGE = {
 def test_damage_is_named_by_line(name: str, tmp_path: Path) -> None:
     columns, message = DAMAGE[name]
     path = write(tmp_path / "x.tsv", row(1), columns)
-    rows = read_lxmert_tsv(path)
+    rows = read_features([path], ImageSizes())
     next(rows)
     with pytest.raises(UserError, match=f"x.tsv line 2: {message}"):
         next(rows)
@@ -89,13 +90,13 @@ def test_damage_is_named_by_line(name: str, tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
-        next(read_lxmert_tsv(tmp_path / "absent.tsv"))
+        next(read_features([tmp_path / "absent.tsv"], ImageSizes()))
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tsv", *(row(number, regions=36, feature_dim=512) for number in range(40)))
     tracemalloc.start()
-    for _ in read_lxmert_tsv(path):
+    for _ in read_features([path], ImageSizes()):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -107,12 +108,12 @@ def test_real_features_arrive_in_the_batch(shared_data: Path, tmp_path: Path) ->
     questions = read_vqa_json(
         real / "v2_OpenEnded_mscoco_obj36_questions.json", real / "v2_mscoco_obj36_annotations.json"
     )
-    join = Join(read_lxmert_tsv(real / "train2014_obj36.tsv"), questions)
+    join = Join(read_features([real / "train2014_obj36.tsv"], ImageSizes()), questions)
     info = ShardInfo("train", "coco", "caffe R101 Visual Genome, 36 boxes", ["yes", "no"])
     manifest = write_shards(join, tmp_path / "set", info, images_per_shard=2)
     assert (manifest.images, manifest.questions, manifest.feature_dim) == (5, 6, 2048)
     assert (join.images_without_questions, join.questions_without_regions) == (5, 0)
-    rows = {record.image_id: record for record in read_lxmert_tsv(real / "train2014_obj36.tsv")}
+    rows = {record.image_id: record for record in read_features([real / "train2014_obj36.tsv"], ImageSizes())}
     (batch,) = EvalStream(ShardSet.open(tmp_path / "set"), batch_size=6)
     assert batch.features_BND.shape == (6, 36, 2048)
     assert batch.box_mask_BN.all()

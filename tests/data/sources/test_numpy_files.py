@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from adaptive_ft.data.records import ImageRecord, validate_record
+from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
-from adaptive_ft.data.sources.numpy_files import read_npy, read_npz
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import arrays, told_of_damage
 
@@ -35,14 +35,14 @@ def test_pickled_arrays_are_refused_and_never_run(tmp_path: Path) -> None:
     attack = np.array([Attack(hit)], dtype=object)
     np.savez(tmp_path / "a.npz", features=attack, boxes=BOXES)
     with pytest.raises(UserError, match=r"a\.npz, array 'features', is pickled Python, which can run any code"):
-        list(read_npz(tmp_path / "a.npz", NO_SIZES))
+        list(read_features([tmp_path / "a.npz"], NO_SIZES))
     np.save(tmp_path / "b.npy", attack)
     np.save(tmp_path / "b_boxes.npy", BOXES)
     with pytest.raises(UserError, match=r"b\.npy is pickled Python"):
-        list(read_npy(tmp_path / "b.npy", NO_SIZES))
+        list(read_features([tmp_path / "b.npy"], NO_SIZES))
     (tmp_path / "c.npz").write_bytes(pickle.dumps(Attack(hit)))
     with pytest.raises(UserError, match=r"c\.npz is not a readable \.npz"):
-        list(read_npz(tmp_path / "c.npz", NO_SIZES))
+        list(read_features([tmp_path / "c.npz"], NO_SIZES))
     assert not hit.exists()
     pickle.loads((tmp_path / "c.npz").read_bytes())
     assert hit.exists()  # the attack is a real one
@@ -69,7 +69,7 @@ def test_wrong_arrays_are_named(name: str, make_image: Callable[..., ImageRecord
     content = {key: value for key, value in {**arrays(make_image(1)), **changes}.items() if value is not None}
     np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(UserError, match=rf"a\.npz: {message}"):
-        list(read_npz(tmp_path / "a.npz", NO_SIZES))
+        list(read_features([tmp_path / "a.npz"], NO_SIZES))
 
 
 def test_cut_files_are_named(tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_cut_files_are_named(tmp_path: Path) -> None:
     ):
         (tmp_path / "a.npz").write_bytes(content)
         with pytest.raises(UserError, match=message):
-            list(read_npz(tmp_path / "a.npz", NO_SIZES))
+            list(read_features([tmp_path / "a.npz"], NO_SIZES))
     np.save(tmp_path / "b.npy", FLOATS)
     np.save(tmp_path / "b_boxes.npy", BOXES)
     (tmp_path / "b.npy").write_bytes((tmp_path / "b.npy").read_bytes()[:-4])
     with pytest.raises(UserError, match=r"b\.npy cannot be read"):
-        list(read_npy(tmp_path / "b.npy", NO_SIZES))
+        list(read_features([tmp_path / "b.npy"], NO_SIZES))
 
 
 def test_damage_anywhere_is_named(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_damage_anywhere_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", FLOATS)
     np.save(tmp_path / "b_boxes.npy", BOXES)
     sizes = ImageSizes([("b", (9, 9))])
-    for name, read in (("a.npz", read_npz), ("b.npy", read_npy)):
-        messages = told_of_damage(tmp_path / name, lambda path, read=read: list(read(path, sizes)), step=1)
+    for name in ("a.npz", "b.npy"):
+        messages = told_of_damage(tmp_path / name, lambda path: list(read_features([path], sizes)), step=1)
         assert len(messages) > 100
         assert all(name in message for message in messages)
 
@@ -108,15 +108,15 @@ def test_damage_anywhere_is_named(tmp_path: Path) -> None:
 def test_an_array_alone_needs_its_boxes(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", FLOATS)
     with pytest.raises(UserError, match=r"a\.npy holds no boxes, and 'a_boxes\.npy' \[N, 4\] is not beside it"):
-        list(read_npy(tmp_path / "a.npy", NO_SIZES))
+        list(read_features([tmp_path / "a.npy"], NO_SIZES))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"a\.npz is no \.npz but a single array"):
-        list(read_npz(tmp_path / "a.npz", NO_SIZES))
+        list(read_features([tmp_path / "a.npz"], NO_SIZES))
 
 
 def test_big_endian_and_whole_number_boxes_become_ours(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", features=FLOATS.astype(">f4"), boxes=BOXES.astype(">i8"), image_w=9, image_h=9)
-    (record,) = read_npz(tmp_path / "a.npz", NO_SIZES)
+    (record,) = read_features([tmp_path / "a.npz"], NO_SIZES)
     assert (record.features.dtype, record.boxes.dtype) == (np.dtype("<f4"), np.dtype("<f4"))
     np.testing.assert_array_equal(record.boxes, BOXES)
 
@@ -125,12 +125,12 @@ def test_real_arrays_of_twelve_images(shared_data: Path, tmp_path: Path) -> None
     """The fixture measures boxes in resized pictures and calls them so: they are read under a name and with a size."""
     real = np.load(shared_data / "allennlp_vqa_fixture/features_var_x1024.npz")
     with pytest.raises(UserError, match=r"there is no array 'boxes'.*found: features, boxes_xyxy_resized"):
-        list(read_npz(shared_data / "allennlp_vqa_fixture/features_var_x1024.npz", NO_SIZES))
+        list(read_features([shared_data / "allennlp_vqa_fixture/features_var_x1024.npz"], NO_SIZES))
     np.savez(tmp_path / "all.npz", **{name.replace("boxes_xyxy_resized", "boxes"): real[name] for name in real.files})
     images = {name.partition("/")[0] for name in real.files}
     corners = {image: real[f"{image}/boxes_xyxy_resized"].max(0) for image in images}
     sizes = ImageSizes((image.removesuffix(".jpg"), (int(c[2]) + 1, int(c[3]) + 1)) for image, c in corners.items())
-    records = list(read_npz(tmp_path / "all.npz", sizes))
+    records = list(read_features([tmp_path / "all.npz"], sizes))
     assert {f"{record.image_id}.jpg" for record in records} == images
     for record in records:
         np.testing.assert_array_equal(record.features, real[f"{record.image_id}.jpg/features"])
@@ -146,7 +146,7 @@ def test_real_arrays_of_one_image(shared_data: Path, tmp_path: Path) -> None:
     boxes = real["boxes_xyxy_resized"] / scale
     path = tmp_path / "COCO_train2014_000000458752.npz"
     np.savez(path, features=real["features"], boxes=boxes, image_w=width, image_h=height)
-    (record,) = read_npz(path, NO_SIZES)
+    (record,) = read_features([path], NO_SIZES)
     assert (record.image_id, record.features.shape) == ("COCO_train2014_000000458752", (36, 2048))
     with pytest.raises(UserError, match="no question is asked"):
         validate_record(record)

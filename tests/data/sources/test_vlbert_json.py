@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from adaptive_ft.data.records import ImageRecord
+from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
-from adaptive_ft.data.sources.vlbert_json import read_vlbert_json
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import encode, json_content
 
@@ -30,21 +30,21 @@ def write(folder: Path, content: Any) -> Path:
 def test_sizes_may_come_from_coco(content: dict[str, Any], tmp_path: Path) -> None:
     del content["image_w"], content["image_h"]
     path = write(tmp_path, content)
-    (record,) = read_vlbert_json(path, ImageSizes([("COCO_val2014_000000000025", (100, 50))]))
+    (record,) = read_features([path], ImageSizes([("COCO_val2014_000000000025", (100, 50))]))
     assert (record.image_id, record.width, record.height, record.origin) == ("25", 100, 50, str(path))
     with pytest.raises(UserError, match=r"25\.json: the width and height of image '25' are neither here nor"):
-        list(read_vlbert_json(path, ImageSizes()))
+        list(read_features([path], ImageSizes()))
 
 
 def test_base64_in_lines_and_the_picture_s_own_feature(content: dict[str, Any], tmp_path: Path) -> None:
-    (plain,) = read_vlbert_json(write(tmp_path, content), ImageSizes())
+    (plain,) = read_features([write(tmp_path, content)], ImageSizes())
     raw = base64.b64decode(content["features"])
     content |= {
         "features": base64.encodebytes(raw).decode(),
         "image_box_feature": encode(np.ones(5, dtype=np.float32)),
     }
     assert "\n" in content["features"]
-    (broken,) = read_vlbert_json(write(tmp_path, content), ImageSizes())
+    (broken,) = read_features([write(tmp_path, content)], ImageSizes())
     np.testing.assert_array_equal(broken.features, plain.features)
 
 
@@ -67,7 +67,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
 def test_damage_is_named(name: str, content: dict[str, Any], tmp_path: Path) -> None:
     changes, message = DAMAGE[name]
     with pytest.raises(UserError, match=rf"25\.json: {message}"):
-        list(read_vlbert_json(write(tmp_path, {**content, **changes}), ImageSizes()))
+        list(read_features([write(tmp_path, {**content, **changes})], ImageSizes()))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_damage_is_named(name: str, content: dict[str, Any], tmp_path: Path) -> 
 )
 def test_other_json_is_refused(other: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"25\.json: {message}"):
-        list(read_vlbert_json(write(tmp_path, other), ImageSizes()))
+        list(read_features([write(tmp_path, other)], ImageSizes()))
     (tmp_path / "25.json").write_text("{")
     with pytest.raises(UserError, match=r"25\.json: Expecting property name"):
-        list(read_vlbert_json(tmp_path / "25.json", ImageSizes()))
+        list(read_features([tmp_path / "25.json"], ImageSizes()))
