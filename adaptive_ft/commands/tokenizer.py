@@ -23,11 +23,12 @@ class Command:
             raise UserError(f"'{self.output}' is in use; give a new or empty folder.")
         if self.vocab_size < 1:
             raise UserError(f"--vocab_size is {self.vocab_size}; it must be at least 1.")
+        questions = self.source.read()
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"'{self.output}' cannot be made: {error.strerror}; name another folder.") from None
-        texts = (question.text for asked in self.source.read().values() for question in asked)
+        texts = (question.text for asked in questions.values() for question in asked)
         tokenizer = train_wordpiece(texts, self.vocab_size)
         tokenizer.save_pretrained(self.output)
         print(f"{self.output}: {len(tokenizer)} tokens")
