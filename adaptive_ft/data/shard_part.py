@@ -81,11 +81,11 @@ class ShardPart:
         """The part that is recorded as whole in the unfinished `folder`, or None if there is no such one."""
         try:
             content = json.loads(_record(folder, number).read_text(encoding="utf-8"))
+            entry, shape = ShardEntry(**content["entry"]), ImageShape(**content["shape"])
+            whole = (folder / SET_FOLDER / entry.file).stat().st_size == entry.bytes
         except (OSError, ValueError):
             return None
-        entry = ShardEntry(**content["entry"]) if content["entry"] else None
-        shape = ImageShape(**content["shape"]) if content["shape"] else None
-        return cls(**{**content, "entry": entry, "shape": shape, "bad": tuple(content["bad"])})
+        return cls(**{**content, "entry": entry, "shape": shape, "bad": ()}) if whole else None
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class ShardWork:
             return part
         place = self.folder / f"shard-{number:05d}{_WRITING}"
         shutil.rmtree(place, ignore_errors=True)
+        for left in (self.folder / SET_FOLDER).glob(f"shard-{number:05d}.*"):
+            left.unlink()
         place.mkdir()
         tar = ShardTar(place / f"shard-{number:05d}.tar", self.info.feature_dtype)
         try:
@@ -154,13 +156,17 @@ class ShardWork:
         return shape, tuple(bad)
 
     def _keep(self, number: int, place: Path, part: ShardPart) -> None:
-        """Move a shard to the others; the record comes last, and only it makes the shard count."""
+        """Move a shard to the others; the record comes last, and only it makes the shard count.
+
+        A shard that lacks bad images gets none: what is wrong with them may have been mended when it is gone on with.
+        """
         if part.entry is not None:
             for name in (part.entry.file, part.entry.index_file):
                 (place / name).replace(self.folder / SET_FOLDER / name)
             flush(self.folder / SET_FOLDER)
         shutil.rmtree(place)
-        write_whole(_record(self.folder, number), json.dumps(asdict(part), ensure_ascii=False) + "\n")
+        if not part.bad:
+            write_whole(_record(self.folder, number), json.dumps(asdict(part), ensure_ascii=False) + "\n")
 
     def verify(self, entry: ShardEntry) -> None:
         """Read every byte of a written shard back; UserError if it is not what was written."""
@@ -170,7 +176,7 @@ class ShardWork:
 
 def count_whole(folder: Path) -> int:
     """How many whole shards lie in an unfinished folder."""
-    return sum((folder / SET_FOLDER / f"{record.stem}.tar").exists() for record in folder.glob("shard-*.json"))
+    return sum(ShardPart.load(folder, int(record.stem[6:])) is not None for record in folder.glob("shard-*.json"))
 
 
 def _record(folder: Path, number: int) -> Path:

@@ -38,11 +38,6 @@ class ShardTar:
         self._tar = TarWriter(self._file, encoder=False, mtime=0, compress=False)
         self._rows: list[tuple[int, ...]] = []
 
-    @property
-    def num_images(self) -> int:
-        """Images written so far."""
-        return len(self._rows)
-
     def add(self, record: ImageRecord) -> None:
         """Append one valid record; UserError if its features do not fit the stored type."""
         members = {"json": encode_image(record, self._feature_dtype)}
