@@ -131,6 +131,9 @@ class ShardWork:
         try:
             shape, bad = self._fill(tar, images, shape)
             entry = tar.finish()
+        except OSError as error:
+            tar.abandon()
+            raise UserError(f"'{self.folder}' cannot be written to: {error.strerror or error}") from error
         except BaseException:
             tar.abandon()
             raise

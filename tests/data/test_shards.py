@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -233,3 +234,18 @@ def test_a_bad_image_makes_its_shard_shorter(
     assert bad.left_out == 4
     (batch,) = EvalStream(ShardSet.open(tmp_path / "set"), batch_size=16)
     assert list(dict.fromkeys(batch.image_ids[: manifest.questions])) == good[1:4]
+
+
+def test_a_disk_without_room_is_told(records: list[ImageRecord], info: ShardInfo, tmp_path: Path) -> None:
+    """Here files may only grow so large; the shards that fitted stay for the next run of the same command."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = replace(records[6], features=np.ones((2, 20_000), dtype=np.float32), boxes=records[6].boxes[:2])
+    wide = [replace(record, features=np.ones((len(record.boxes), 20_000), np.float32)) for record in records[:2]]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"set\.unfinished' cannot be written to: File too large"):
+            write_shards([large, *wide], tmp_path / "set", info, images_per_shard=1, how=Writing(plan={}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "set.unfinished/set/shard-00000.tar").exists()
+    assert write_shards([large, *wide], tmp_path / "set", info, images_per_shard=1, how=Writing(plan={})).images == 3
