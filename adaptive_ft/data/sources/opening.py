@@ -1,6 +1,7 @@
 """Opening a source file, plain or gzip, told apart by its first bytes because names lie."""
 
 import gzip
+import io
 import json
 import zlib
 from pathlib import Path
@@ -11,10 +12,10 @@ from adaptive_ft.errors import UserError
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def open_source(path: Path) -> BinaryIO:
+def open_source(path: Path, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> BinaryIO:
     """The file's bytes for reading, unpacked if it is gzip; UserError if it does not exist."""
     try:
-        file = path.open("rb")
+        file = io.BufferedReader(path.open("rb", buffering=0), buffer_size)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from None
     if not file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC):
