@@ -10,15 +10,19 @@ Shape suffixes: B samples, U samples that use the layer, S skipping samples whos
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, Split
 from adaptive_ft.refusals import check_own_forward
 
+# Arguments that say the same for every sample.
+SHARED = (bool, int, float, str, torch.dtype, torch.device)
 _BYPASSED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -26,7 +30,8 @@ class BypassBlock(nn.Module):
     """What a layer becomes: its class, with this forward before its own.
 
     Modules, weights and their names stay, so that base checkpoints load and save unchanged, and hooks and activation
-    checkpointing go around the whole, where every sample is. Raises ValueError as `GateHolder.read`.
+    checkpointing go around the whole, where every sample is. Raises ValueError as `GateHolder.read`, and UserError for
+    an argument that is an object, as flex attention's mask, where not every sample uses the layer.
     """
 
     holder: GateHolder
@@ -52,13 +57,8 @@ class BypassBlock(nn.Module):
             # Attentions cannot reshape an empty batch: one sample stands in, and its output is dropped.
             rows = samples if len(samples) else samples.new_zeros(1)
 
-            def chosen(value: Any) -> Any:
-                batched = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
-                return value.index_select(0, rows) if batched else value
-
-            found = super(BypassBlock, self).forward(
-                *map(chosen, args), **{name: chosen(value) for name, value in kwargs.items()}
-            )
+            of_rows = partial(_of_rows, rows=rows, batch=batch, layer=self.name)
+            found = super(BypassBlock, self).forward(*map(of_rows, args), **of_rows(kwargs))
             self.returns_tuple = isinstance(found, tuple)
             return [output[: len(samples)] for output in (found if self.returns_tuple else (found,))]
 
@@ -105,6 +105,27 @@ def restore(layer: Any) -> None:
     layer.__class__ = _plain_class(layer)
     for attribute in ("holder", "column", "name", "streams", "returns_tuple"):
         delattr(layer, attribute)
+
+
+def _of_rows(value: Any, rows: Tensor, batch: int, layer: str) -> Any:
+    """An argument of a layer, for the samples `rows` of a batch alone; what is no tensor of the batch is everybody's.
+
+    Raises UserError for an object: whether it holds something of each sample cannot be seen. Flex attention's mask
+    does, and left whole it would mask sample u of the rows as sample number u of the batch.
+    """
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows) if value.dim() > 0 and value.shape[0] == batch else value
+    if type(value) in (tuple, list):
+        return type(value)(_of_rows(entry, rows, batch, layer) for entry in value)
+    if type(value) is dict:
+        return {name: _of_rows(entry, rows, batch, layer) for name, entry in value.items()}
+    if value is None or isinstance(value, SHARED):
+        return value
+    raise UserError(
+        f"{layer} is given a {type(value).__name__}, which cannot be split into the samples that use the layer and"
+        ' those that skip it: load the model with attn_implementation="sdpa" or "eager" where it is a mask, and'
+        " without a cache where it is one."
+    )
 
 
 def _bypassed_class(plain: type[nn.Module]) -> type[nn.Module]:
