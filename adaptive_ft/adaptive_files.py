@@ -39,12 +39,16 @@ def _is_base(value: object) -> bool:
         isinstance(value, dict)
         and all(isinstance(value.get(name), str) for name in texts)
         and isinstance(value.get("config", {}), dict)
+        and isinstance(value.get("revision"), str | None)
     )
 
 
 # Entry of the description -> what it must be, in words and as a test.
 ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "base_model": ("an object with library, class and name (and dtype with config), all texts", _is_base),
+    "base_model": (
+        "an object with library, class and name (and dtype with config), all texts, and revision, a text or null",
+        _is_base,
+    ),
     "adaptive": ("an object of options", lambda value: isinstance(value, dict)),
     "frozen_sha256": ("a text, or null where nothing stays frozen", lambda value: isinstance(value, str | None)),
     "decisions": ("a list of names", lambda value: _is_list_of(str, value)),
@@ -105,7 +109,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     file = _present(folder, CONFIG_FILE)
     try:
         description: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the saved adaptive model in '{folder}' is damaged: {error}") from error
     if not isinstance(description, dict):
         raise UserError(f"the saved adaptive model in '{folder}' is damaged: {CONFIG_FILE} holds no options.")

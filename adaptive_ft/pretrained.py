@@ -148,9 +148,20 @@ class Saves(nn.Module):
         if list(model.decider.tying.decisions) != description["decisions"]:
             raise UserError(f"the decisions saved in '{source}' are not those of strategy '{model.config.strategy}'.")
         load_exactly(model._saved(model.adaptive_state_dict()), weights)
-        decided = description["global_decisions"]
+        decided = _global_decision(description, folder)
         model.decider.global_decisions = None if decided is None else torch.tensor(decided)
         return model.eval()
+
+
+def _global_decision(description: Mapping[str, Any], folder: Path) -> list[int] | None:
+    """The saved global decision, one entry for each saved decision, or None."""
+    decided: list[int] | None = description["global_decisions"]
+    if decided is not None and len(decided) != len(description["decisions"]):
+        raise UserError(
+            f"'{folder / CONFIG_FILE}': 'global_decisions' has {len(decided)} entries, 'decisions' has"
+            f" {len(description['decisions'])}: take the file as save_pretrained wrote it, or save again."
+        )
+    return decided
 
 
 def check_not_adapted(model: nn.Module) -> None:

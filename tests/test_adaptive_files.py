@@ -41,7 +41,13 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("[]", "holds no options"), ('{"format": 1}', "format 1 .*reads format 2")]
+    ("content", "told"),
+    [
+        ("[]", "holds no options"),
+        ('{"format": 1}', "format 1 .*reads format 2"),
+        ("[" * 100_000, "is damaged: maximum recursion depth"),
+    ],
+    ids=["list", "format", "deep"],
 )
 def test_a_description_of_another_form_is_refused(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "adaptive_config.json").write_text(content)
@@ -52,7 +58,14 @@ def test_a_description_of_another_form_is_refused(tmp_path: Path, content: str, 
 BASE = {"library": "transformers", "class": "ViTModel", "name": ""}
 ENTIRE = {"base_model": BASE, "adaptive": {}, "frozen_sha256": None, "decisions": ["a"], "global_decisions": [0, 1]}
 WRONG: dict[str, list[Any]] = {
-    "base_model": ["ViTModel", {**BASE, "class": None}, {"name": ""}, {**BASE, "config": {}}, {**BASE, "config": []}],
+    "base_model": [
+        "ViTModel",
+        {**BASE, "class": None},
+        {"name": ""},
+        {**BASE, "config": {}},
+        {**BASE, "config": []},
+        {**BASE, "revision": 1},
+    ],
     "adaptive": ["spottune"],
     "frozen_sha256": [5],
     "decisions": ["a", [1], None],

@@ -4,6 +4,7 @@ Shape suffixes: B batch, S rows, H heads, N values of a head, E width, D decisio
 """
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,14 @@ def test_the_global_decision_is_saved_with_the_model(tmp_path: Path) -> None:
     assert loaded.global_decisions is not None
     assert loaded.global_decisions.tolist() == [decision % 2 == 1 for decision in range(len(model.decisions))]
     assert torch.equal(pooled(loaded, inputs, policy="global"), pooled(model, inputs, policy="global"))
+
+
+@pytest.mark.parametrize("decided", [[], [1], [1] * 100])
+def test_a_global_decision_of_another_length_is_told_with_its_file(decided: list[int], tmp_path: Path) -> None:
+    base = TINY["bert"].build()
+    adapt(base).save_pretrained(tmp_path)
+    file = tmp_path / "adaptive_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "global_decisions": decided}))
+    told = rf"'{file}': 'global_decisions' has {len(decided)} entries, 'decisions' has \d+: take the file as"
+    with pytest.raises(UserError, match=told):
+        AdaptiveModel.from_pretrained(copy.deepcopy(base), tmp_path)

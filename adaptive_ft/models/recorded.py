@@ -10,11 +10,12 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import vlbert
-from adaptive_ft.models.bases.reading import is_file_name, read_pretrained
+from adaptive_ft.models.bases.reading import UNREADABLE, is_file_name, read_pretrained
+from adaptive_ft.models.torch_files import reason_of
 
 LIBRARIES = {"transformers": transformers, "adaptive_ft": vlbert}
 # Options in which two models may differ whose weights have the same shapes, or where the shapes would not say why.
@@ -62,7 +63,8 @@ def check_same_base(record: Mapping[str, Any], base: nn.Module) -> None:
     if was != now:
         raise _differs("model_type", was, now, f"load {name}")
     config: Any = base.config
-    for option, was, now in _differing(type(config).from_dict(dict(record["config"])).to_dict(), config.to_dict()):
+    recorded = _config_of(record, type(config))
+    for option, was, now in _differing(recorded.to_dict(), config.to_dict()):
         raise _differs(f"config.{option}", was, now, f"load {name} with its own configuration")
     if record["dtype"] != here["dtype"]:
         way_out = f"load {name} with dtype=torch.{record['dtype']}, and cast the adapted model afterwards"
@@ -88,9 +90,22 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[
 
 
 def _recorded_class(record: Mapping[str, Any]) -> type[PreTrainedModel] | None:
-    """The class that a record names, if it is one of transformers or VL-BERT's."""
+    """The class that a record names, if it is one of transformers or VL-BERT's, and not one that others are made of."""
     found: Any = getattr(LIBRARIES.get(str(record.get("library"))), record["class"], None)
-    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+    is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
+    return found if is_model and found.forward is not nn.Module.forward else None
+
+
+def _config_of(record: Mapping[str, Any], kind: Any) -> PreTrainedConfig:
+    """The recorded configuration, as one of class `kind`; raises UserError where it is none."""
+    try:
+        config: PreTrainedConfig = kind.from_dict(copy.deepcopy(record["config"]))
+    except UNREADABLE as error:
+        raise UserError(
+            f"'base_model' in adaptive_config.json holds a config that cannot be read: {reason_of(error)}: take the"
+            " file as save_pretrained wrote it, or save again."
+        ) from error
+    return config
 
 
 def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
@@ -106,8 +121,8 @@ def load_recorded(record: Mapping[str, Any]) -> PreTrainedModel:
         raise UserError(f"the base model is a {record['class']} of which no folder and no hub id is known. {WAY_OUT}")
     if is_file_name(name):
         raise UserError(f"the base model was read from '{name}', a file of an original project. {WAY_OUT}")
-    config = found.config_class.from_dict(record["config"])
-    options = {"revision": record["revision"]} if record["revision"] else {}
+    config = _config_of(record, found.config_class)
+    options = {"revision": record["revision"]} if record.get("revision") else {}
     try:
         # A head of another size comes from the adapted model's own file.
         base: PreTrainedModel = read_pretrained(

@@ -11,7 +11,7 @@ from adaptive_ft.errors import UserError
 
 # With words of their own: a file that cannot be opened, a broken zip, a class that is refused.
 TELLING = (OSError, RuntimeError, pickle.UnpicklingError)
-UNREADABLE = (*TELLING, ValueError, LookupError, AssertionError, EOFError, struct.error)
+UNREADABLE = (*TELLING, ValueError, LookupError, AssertionError, EOFError, struct.error, TypeError, AttributeError)
 """What torch raises for files that it cannot read so: whatever their bytes lead its unpickler to."""
 NO_TORCH_FILE = "it is no torch file, or a damaged one."
 

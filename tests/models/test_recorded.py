@@ -1,5 +1,6 @@
 """The base model an adapted one stands on is written down and loaded again, or the way out is told."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ def test_a_class_that_is_not_known_is_asked_for(wrap: Any, tmp_path: Path) -> No
         AdaptiveModel.from_pretrained(None, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["AutoModel", "pipeline", "__name__", "BertConfig", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["AutoModel", "pipeline", "__name__", "BertConfig", "PreTrainedModel", "ViTPreTrainedModel", "nothing"]
+)
 def test_only_models_are_made_from_a_record(name: str) -> None:
     """A file from elsewhere cannot have anything else called."""
     record = {"library": "transformers", "class": name, "name": "base", "revision": None, "dtype": "x", "config": {}}
@@ -165,5 +168,46 @@ def test_a_checkpoint_that_is_gone_or_another_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model folder '.*base' does not exist .*\. Load the base yourself"):
         AdaptiveModel.from_pretrained(None, tmp_path / "adapted")
     (tmp_path / "base").mkdir()
+    with pytest.raises(UserError, match=r"cannot load the model '.*base', read as a folder: .*Load the base yourself"):
+        AdaptiveModel.from_pretrained(None, tmp_path / "adapted")
+
+
+def edit(folder: Path, **entries: Any) -> None:
+    """Change entries of `adaptive_config.json` as a person does in an editor; None takes one of the base away."""
+    file = folder / "adaptive_config.json"
+    description = json.loads(file.read_text())
+    base = {**description["base_model"], **entries.pop("base_model", {})}
+    description["base_model"] = {name: value for name, value in base.items() if value is not None}
+    file.write_text(json.dumps({**description, **entries}))
+
+
+def test_a_record_without_a_revision_is_that_of_no_revision(tmp_path: Path) -> None:
+    adapt(saved_base("vit", tmp_path / "base")).save_pretrained(tmp_path / "adapted")
+    edit(tmp_path / "adapted", base_model={"revision": None})
+    assert "revision" not in json.loads((tmp_path / "adapted/adaptive_config.json").read_text())["base_model"]
+    assert isinstance(AdaptiveModel.from_pretrained(None, tmp_path / "adapted").base, ViTForImageClassification)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["base given", "base recorded"])
+@pytest.mark.parametrize("config", [{"hidden_size": "a"}, {"id2label": 5}, {"layer_norm_eps": {}}], ids=str)
+def test_a_recorded_configuration_that_cannot_be_read_is_told(
+    given: bool, config: dict[str, Any], tmp_path: Path
+) -> None:
+    base = saved_base("vit", tmp_path / "base")
+    twin = copy.deepcopy(base)
+    adapt(base).save_pretrained(tmp_path / "adapted")
+    edit(tmp_path / "adapted", base_model={"config": {**record_of(twin)["config"], **config}})
+    told = r"'base_model' in adaptive_config\.json holds a config that cannot be read: .*take the file as"
+    with pytest.raises(UserError, match=told) as caught:
+        AdaptiveModel.from_pretrained(twin if given else None, tmp_path / "adapted")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [{"num_attention_heads": 0}, {"patch_size": 0}], ids=str)
+def test_a_recorded_configuration_that_makes_no_model_is_told(config: dict[str, Any], tmp_path: Path) -> None:
+    base = saved_base("vit", tmp_path / "base")
+    recorded = {**record_of(base)["config"], **config}
+    adapt(base).save_pretrained(tmp_path / "adapted")
+    edit(tmp_path / "adapted", base_model={"config": recorded})
     with pytest.raises(UserError, match=r"cannot load the model '.*base', read as a folder: .*Load the base yourself"):
         AdaptiveModel.from_pretrained(None, tmp_path / "adapted")

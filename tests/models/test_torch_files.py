@@ -1,6 +1,7 @@
 """Torch files as plain tensors: every kind of damage, and every class that is refused, in one line."""
 
 import pickle
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,20 @@ def old_form(file: Path) -> bytes:
     return file.read_bytes()
 
 
-# Between them five errors of torch: EOFError, UnpicklingError, IndexError, UnicodeDecodeError and KeyError.
+def storage_of_no_type(file: Path) -> bytes:
+    """A zip whose pickle names a storage's type by a number: a changed byte in the middle of a whole file."""
+    torch.save({"weights": torch.zeros(3)}, file)
+    with zipfile.ZipFile(file) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    parts["a/data.pkl"] = b"\x80\x02(X\x07\x00\x00\x00storageK\x00X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x03tQ."
+    with zipfile.ZipFile(file, "w") as damaged:
+        for name, content in parts.items():
+            damaged.writestr(name, content)
+    return file.read_bytes()
+
+
+# Between them seven errors of torch: EOFError, UnpicklingError, IndexError, UnicodeDecodeError, KeyError, TypeError and
+# AttributeError.
 DAMAGED: dict[str, Callable[[Path], bytes]] = {
     "empty": lambda file: b"",
     "text": lambda file: b"info about the weights",
@@ -36,6 +50,8 @@ DAMAGED: dict[str, Callable[[Path], bytes]] = {
     "pops nothing": lambda file: b"\x80\x02a.",
     "no letters": lambda file: b"\x80\x02X\x02\x00\x00\x00\xff\xff.",
     "no memo": lambda file: b"\x80\x02h\x69.",
+    "no key": lambda file: b"\x80\x02}}]s.",
+    "no type": storage_of_no_type,
 }
 
 

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 FOLDERS = (".", "/", "~", "data/", "runs/")
 # How the files of the original projects end: LXMERT's and VL-BERT's.
 FILES = (".pth", ".model")
-# The last two: transformers looks at no types in JSON.
-UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError, TypeError, AttributeError)
+# The last: transformers divides by sizes that it has not looked at.
+UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError, ArithmeticError)
 
 
 def may_be_hub_id(name: str) -> bool:
