@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from adaptive_ft.errors import UserError
 
@@ -29,6 +30,11 @@ def check_leaf(module: nn.Module, kind: type[nn.Module], name: str) -> None:
         raise UserError(
             f"{name} is a {type(module).__name__}, which computes something else than a {kind.__name__}: load the model"
             " without quantisation and without other adapters."
+        )
+    if is_parametrized(module):
+        raise UserError(
+            f"{name} is parametrized (weight_norm, spectral_norm or another computes its weights), which its gated form"
+            " would not be: call torch.nn.utils.parametrize.remove_parametrizations on it first."
         )
     if any(getattr(module, hooks) for hooks in HOOKS):
         raise UserError(

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
 from adaptive_ft.bypass import BypassBlock
@@ -81,8 +83,9 @@ def hook(linear: nn.Linear) -> nn.Linear:
         (lambda linear: Rescaled(3, 4), "0 is a Rescaled, which computes something else than a Linear"),
         (patch, "0 has a forward of its own"),
         (hook, "0 has hooks, which its gated form would not have"),
+        (weight_norm, "0 is parametrized .* call torch.nn.utils.parametrize.remove_parametrizations"),
     ],
-    ids=["class", "patch", "hook"],
+    ids=["class", "patch", "hook", "parametrized"],
 )
 def test_leaves_that_are_not_plain_are_refused(model: Any, make: Any, told: str) -> None:
     """Their gated form computes what a plain leaf does: anything else they do would be gone without a word."""
@@ -90,6 +93,16 @@ def test_leaves_that_are_not_plain_are_refused(model: Any, make: Any, told: str)
     with pytest.raises(UserError, match=told):
         wrap(model, LEAVES, (TUNED, TUNED, TUNED), GateHolder())
     wrap(model, LEAVES, (FROZEN, FROZEN, TUNED), GateHolder())  # a leaf without a gate stays what it is
+
+
+def test_a_parametrized_leaf_is_refused_and_adapted_once_it_is_plain() -> None:
+    base = TINY["bert"].build()
+    value = base.encoder.layer[1].output.dense
+    weight_norm(value)
+    with pytest.raises(UserError, match=r"encoder\.layer\.1\.output\.dense is parametrized"):
+        get_adaptive_model(base, AdaptiveConfig())
+    remove_parametrizations(value, "weight")
+    assert get_adaptive_model(base, AdaptiveConfig()).base is base
 
 
 REFUSED: dict[str, tuple[AdaptiveConfig, str]] = {
