@@ -35,8 +35,9 @@ class TaskBatch:
         """The batch on `device`, its floating-point inputs as `dtype` but for `float32_inputs`.
 
         Token numbers and masks keep their type, and so do the targets: 0.3 is not a bfloat16 number, and loss
-        and scores are float32 whatever the model computes in. Features travel as they are stored, half as long as
-        float32, and become `dtype` on the device.
+        and scores are float32 whatever the model computes in. LXMERT's features travel as they are stored (float16 half
+        as long as float32) and become `dtype` on the device; VL-BERT's, whose mean is taken before, and normalised
+        pictures are float32 already.
         """
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return TaskBatch(
