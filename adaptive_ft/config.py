@@ -117,8 +117,20 @@ def _parsed(words: Sequence[str], *, loud: bool) -> RunConfig:
         if behind is not None:
             raise behind from None
         if loud:
-            sys.stderr.write(box.getvalue())
+            sys.stderr.write(box.getvalue() + "".join(_meant_short_names(words)))
         raise
+
+
+def _meant_short_names(words: Sequence[str]) -> typing.Iterator[str]:
+    """A line for each misspelt short name of an option: the parser never sees those, so it cannot suggest them."""
+    short = ("--config", *ALIASES)
+    known = [f"--{option.name}" for option in dataclasses.fields(RunConfig)]
+    for word in words:
+        name = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        if name.startswith("--") and "." not in name and name not in known:
+            hint = nearest(name, [*known, *short])
+            if any(f"'{option}'" in hint for option in short):
+                yield f"{hint.strip()} ({word})\n"
 
 
 def yaml_arguments(path: Path) -> list[str]:

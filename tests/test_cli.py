@@ -56,6 +56,12 @@ def write_sources(
     ]
 
 
+def test_a_table_of_no_runs_says_how_to_name_some(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not an empty list of what was no run."""
+    assert run("table") == 2
+    assert capsys.readouterr().err == "error: Name run folders: adaptive-ft table runs/*\n"
+
+
 def test_good_sources_become_shards(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files the next test spoils are right as they are."""
     assert run("shards", *write_sources(tmp_path)) == 0

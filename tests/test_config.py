@@ -143,6 +143,30 @@ def test_mistakes_on_the_line_end_with_code_2(words: list[str], told: str, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--stategy", "--strategy"),
+        ("--stategy=spottune", "--strategy"),
+        ("--polcy", "--policy"),
+        ("--confg", "--config"),
+        ("--deepspeed_confg", "--deepspeed_config"),
+    ],
+)
+def test_a_misspelt_short_name_is_pointed_to_the_right_one(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parser knows no short names, so it has none to suggest."""
+    with pytest.raises(SystemExit):
+        load_run_config([word, "--seed", "1"])
+    assert f"Did you mean '{meant}'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        load_run_config(["--nme", "a", "--no-eval-on-start", "--max-steps", "3"])
+    told = capsys.readouterr().err
+    assert "--name" in told
+    assert "Did you mean" not in told, "the parser has said it"
+
+
 def test_help_names_what_is_no_field(capsys: pytest.CaptureFixture[str]) -> None:
     """--config and the short names are read before the parser, which cannot list them."""
     with pytest.raises(SystemExit) as ended:

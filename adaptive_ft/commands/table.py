@@ -20,6 +20,8 @@ class Command:
 
     def run(self) -> None:
         """Print one row per run, and below the table what is not in it."""
+        if not self.runs:
+            raise UserError("Name run folders: adaptive-ft table runs/*")
         render = markdown_table if self.markdown else text_table
         rows, skipped = read_rows(self.runs)
         if not rows:

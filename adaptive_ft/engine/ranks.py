@@ -165,7 +165,11 @@ def gpu_of(local_rank: int, environment: Mapping[str, str]) -> int:
 
 
 def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) and check that the world has the size that was asked for."""
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and check that the world has the size that was asked for.
+
+    Raises:
+        UserError: what reading the environment, choosing the GPU or joining the group refuses.
+    """
     environment.update(read_environment(environment))
     # On a CPU DeepSpeed would first compile a shared-memory all-reduce: 30 s, a C++ compiler, and a lock file that a
     # kill leaves behind for every later run to wait on. gloo does the work.
@@ -179,15 +183,31 @@ def start_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         ranks_here = int(environment.get("LOCAL_WORLD_SIZE", world_size))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     if not dist.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if on_gpu else "gloo",
-            timeout=COLLECTIVE_TIMEOUT,
-            auto_mpi_discovery=False,
-            verbose=False,
-        )
+        join_group("nccl" if on_gpu else "gloo", environment)
     if dist.get_world_size() != world_size:
         raise RuntimeError(f"asked for {world_size} ranks, the process group has {dist.get_world_size()}")
     return Ranks(rank, local_rank, world_size, device)
+
+
+def join_group(backend: str, environment: Mapping[str, str]) -> None:
+    """Meet the other ranks where the launcher says that rank 0 listens.
+
+    Raises:
+        UserError: rank 0 cannot listen there, mostly because another run on this machine does.
+    """
+    try:
+        deepspeed.init_distributed(
+            dist_backend=backend, timeout=COLLECTIVE_TIMEOUT, auto_mpi_discovery=False, verbose=False
+        )
+    except dist.DistNetworkError as error:
+        if "failed to listen" not in str(error):
+            raise
+        reason = "another program uses it" if "EADDRINUSE" in str(error) else str(error)
+        raise UserError(
+            f"The ranks cannot meet at port {environment['MASTER_PORT']} of {environment['MASTER_ADDR']}: {reason}."
+            " Where another run is on this machine, start this one with deepspeed --master_port N and a free N, or"
+            " with torchrun --standalone, which finds one."
+        ) from error
 
 
 def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:

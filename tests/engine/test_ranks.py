@@ -1,6 +1,7 @@
 """Who am I, how many are we: any launcher's environment, and what ranks say to each other, in real processes."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,29 @@ def test_one_rank_talks_to_itself(tmp_path: Path, environment: dict[str, str]) -
     assert (told["sum"], told["mean"], told["gradient"]) == ([1.0, 10.0], [1.0, 10.0], [1.0, 1.0])
     assert told["gather"] == [{"rank": 0}]
     assert told["fails_first"] == ["UserError", "rank 0 cannot"]
+
+
+@pytest.mark.launch
+def test_a_port_in_use_is_told_in_one_sentence(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Two launchers on one machine take the same port unless told otherwise: exit code 2, the port and the way out."""
+    (tmp_path / "conversation.py").write_text(CONVERSATION)
+    with socket.socket() as other_run:
+        other_run.bind(("127.0.0.1", 0))
+        other_run.listen()
+        port = str(other_run.getsockname()[1])
+        launcher = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        done = subprocess.run(
+            [sys.executable, "conversation.py", str(tmp_path)],
+            cwd=tmp_path,
+            env={**environment, **launcher},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert f"port {port} of 127.0.0.1" in told
+    assert "deepspeed --master_port N" in told
+    assert "torchrun --standalone" in told
+    assert "Traceback" not in done.stderr
