@@ -134,16 +134,16 @@ class Trainer:
         outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)
-        extra = policy_losses(
-            outputs.gates, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient
-        )
+        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
+        # What was left out as damaged has no say in the policy losses either.
+        gates_BD = outputs.gates if num_valid in (0, len(batch)) else outputs.gates[batch.valid_B]
+        extra = policy_losses(gates_BD, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient)
         self.engine.backward(torch.stack([answer_loss, *extra.values()]).sum())
         values = {
             "loss": answer_loss.detach(),
             "score": self.task.soft_scores(logits_BA.detach(), batch).sum() / batch.valid_B.sum().clamp(min=1),
             **{f"loss_{name}": value.detach() for name, value in extra.items()},
         }
-        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
         self.epoch_means.update(values, num_valid)
         self.window.update(values, num_valid)
         self.usage.update(outputs.gates.detach(), batch.valid_B)
@@ -153,7 +153,7 @@ class Trainer:
         self.window.reduce(self.ranks.sum)
         means, self.window = self.window.means(), MeanMeter()
         values = {f"train/{name}": value for name, value in means.items()}
-        values |= {f"train/{name}": value for name, value in self.supply.window(self.ranks.sum).items()}
+        values |= {f"train/{name}": value for name, value in self.supply.window(self.ranks).items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature
@@ -215,6 +215,7 @@ class Trainer:
             meter.settle(self.ranks.sum, self.ranks.is_main)
         state = {
             "stream": self.run.train.state_dict(),
+            "left_out": sorted(self.run.train.bad.left_out),
             "history": self.history,
             "best": self.best,
             "global_decisions": self.run.parts.model.global_decisions,
@@ -230,6 +231,7 @@ class Trainer:
         if state is None:
             return None
         self.run.train.load_state_dict(state["stream"])
+        self.run.train.bad.add(state["left_out"])
         self.history, self.best, self.start_score = state["history"], state["best"], state["start_score"]
         self.run.parts.model.global_decisions = state["global_decisions"]
         self.began -= state["seconds"]

@@ -2,12 +2,12 @@
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
@@ -18,20 +18,58 @@ from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.trainer import Trainer
 
 
-def three_alike(values: Tensor) -> Tensor:
-    return 3 * values
-
-
-def test_the_share_is_of_the_steps_since_the_last_window(workplace: Path) -> None:
+def test_the_share_is_of_the_steps_since_the_last_window(workplace: Path, ranks: Ranks) -> None:
     stream = TrainStream(ShardSet.open(workplace / "world/target/train"), batch_size=4, readers=0)
     supply = SupplyMeter(stream)
-    assert supply.window(three_alike) == {"data_stall_share": 0.0, "data_skipped": 0.0}
+    assert supply.window(ranks) == {"data_stall_share": 0.0, "data_skipped": 0.0}
     with supply.step():
         next(stream)  # read in this thread: nothing but waiting
-    assert 0.5 < supply.window(three_alike)["data_stall_share"] <= 1
+    assert 0.5 < supply.window(ranks)["data_stall_share"] <= 1
     with supply.step():
         time.sleep(0.01)
-    assert supply.window(three_alike)["data_stall_share"] == 0
+    assert supply.window(ranks)["data_stall_share"] == 0
+
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+from adaptive_ft.data.bad_samples import DamagedSample, SkipBad
+from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.engine.ranks import run_ranks
+from adaptive_ft.supply import SupplyMeter
+
+def main(ranks):
+    bad = SkipBad(0.041, 122)  # 5 examples
+    supply = SupplyMeter(TrainStream(ShardSet.open(Path(sys.argv[1])), batch_size=4, bad=bad))
+    for example in (1, 2, 3 + ranks.rank):  # three on each rank, two of them the same
+        bad.met(example, DamagedSample("damaged"))
+    print("skipped", supply.window(ranks)["data_skipped"])
+    for example in (5, 6):
+        if ranks.rank == example % 2:
+            bad.met(example, DamagedSample("damaged"))
+    supply.window(ranks)
+
+run_ranks(main)
+"""
+
+
+@pytest.mark.launch
+def test_the_cap_holds_for_all_ranks_together(
+    launch: Callable[..., "subprocess.CompletedProcess[str]"], workplace: Path, tmp_path: Path
+) -> None:
+    """Six examples of which no rank has met more than five: both stop, and it is told once."""
+    (tmp_path / "ranks.py").write_text(TWO_RANKS)
+    done = launch(
+        *("torchrun", "--standalone", "--nproc-per-node", "2", tmp_path / "ranks.py"),
+        workplace / "world/target/train",
+    )
+    assert done.returncode != 0
+    assert done.stdout.split().count("4.0") == 2, done.stdout
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert told
+    sentence = "6 of 122 examples are damaged, and --data.max_bad_share 0.041 allows no more than 5 to be left out."
+    assert all(line.endswith(sentence) for line in told)
 
 
 @pytest.mark.parametrize("strategy", ["spottune", "standard"])

@@ -95,6 +95,11 @@ class Command:
         if decides == "global":
             restored.model.decider.for_all_inputs("global")  # a checkpoint within the first epoch has none
         data = restored.config.data
+        if self.shards is None and data.val.startswith("pipe:"):
+            raise UserError(
+                f"The run's validation shards come from a command, '{data.val}', which is not run unless you name it:"
+                " give --shards."
+            )
         if self.shards is None and not is_remote(data.val) and not Path(data.val).is_dir():
             raise UserError(
                 f"The run's validation shards '{data.val}' are not there, seen from '{Path.cwd()}': start where the"

@@ -4,7 +4,9 @@ One object serves all reader threads of a stream.
 """
 
 import logging
+import math
 import threading
+from collections.abc import Iterable
 from typing import Protocol
 
 from adaptive_ft.errors import UserError
@@ -23,48 +25,66 @@ class BadSamples(Protocol):
         """Take note of example number `example`, or raise."""
 
     @property
-    def skipped(self) -> int:
-        """Examples left out so far, each counted once."""
+    def left_out(self) -> frozenset[int]:
+        """The numbers of the examples left out so far, as far as this process knows."""
+
+    def add(self, examples: Iterable[int]) -> None:
+        """Take note of examples that other ranks, or an earlier process, have left out; raise if there are too many."""
 
 
 class StopAtBad:
     """The first damaged sample ends the stream."""
 
-    skipped = 0
+    left_out: frozenset[int] = frozenset()
 
     def met(self, example: int, damage: DamagedSample) -> None:
         """Raise the damage."""
         raise damage
 
+    def add(self, examples: Iterable[int]) -> None:
+        """Nothing: an earlier process may have been told to leave them out."""
+
 
 class SkipBad:
     """Damaged samples are left out with a warning, as long as they are at most `share` of `num_examples`.
 
-    Raises UserError for a share that is none.
+    Each rank counts what it has met and what it has been told of (`add`), so that the cap is one on all ranks together
+    whenever they have told each other. Raises UserError for a share that is none.
     """
 
     def __init__(self, share: float, num_examples: int) -> None:
         if not 0 <= share <= 1:
             raise UserError(f"--data.max_bad_share is {share}; it is a share of the examples, from 0 to 1.")
         self._share, self._num_examples = share, num_examples
-        self._met: set[int] = set()
+        self._allowed = math.floor(share * num_examples + 1e-9)  # 0.29 of 100 are 29
+        self._left_out: set[int] = set()
         self._lock = threading.Lock()
 
     @property
-    def skipped(self) -> int:
-        """Examples left out so far, each counted once."""
-        return len(self._met)
+    def left_out(self) -> frozenset[int]:
+        """The numbers of the examples left out so far, as far as this process knows."""
+        with self._lock:
+            return frozenset(self._left_out)
 
     def met(self, example: int, damage: DamagedSample) -> None:
         """Count and warn of an example when it is met first; raise once there are too many."""
         with self._lock:
-            if example in self._met:
+            if example in self._left_out:
                 return
-            if len(self._met) + 1 > self._share * self._num_examples:
-                raise UserError(
-                    f"{damage}. {len(self._met) + 1} of {self._num_examples} examples are damaged, and"
-                    f" --data.max_bad_share {self._share:g} allows no more than"
-                    f" {int(self._share * self._num_examples)} to be left out."
-                ) from damage
-            self._met.add(example)
+            self._left_out.add(example)
+            if len(self._left_out) > self._allowed:
+                raise self._too_many(f"{damage}. ") from damage
         logger.warning("Left out of training: %s.", damage)
+
+    def add(self, examples: Iterable[int]) -> None:
+        """Count these too; raise if there are too many."""
+        with self._lock:
+            self._left_out.update(examples)
+            if len(self._left_out) > self._allowed:
+                raise self._too_many("")
+
+    def _too_many(self, told: str) -> UserError:
+        return UserError(
+            f"{told}{len(self._left_out)} of {self._num_examples} examples are damaged, and --data.max_bad_share"
+            f" {self._share:g} allows no more than {self._allowed} to be left out."
+        )

@@ -1,5 +1,6 @@
 """Which shards a run reads, and how: the data section of its config."""
 
+import getpass
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class DataConfig:
     """Share of the examples that may be left out as damaged before training fails."""
     cache: str | None = None
     """Folder on a disk of this machine for copies of shards that lie elsewhere, shared by all ranks and runs; default:
-    adaptive-ft-shards in the folder for temporary files."""
+    adaptive-ft-shards-USER in the folder for temporary files."""
     cache_gb: float = 100.0
     """Room for copies of one shard set, in 10^9 bytes; it must hold the 32 shards that are planned at a time."""
 
@@ -58,7 +59,7 @@ def open_set(address: str, config: DataConfig) -> ShardSet:
     Raises UserError for missing or damaged shards, or a manifest that does not match them.
     """
     if is_remote(address):
-        cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards"
+        cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards-{getpass.getuser()}"
         return ShardSet.open_remote(address, Path(cache), int(config.cache_gb * 1e9))
     return ShardSet.open(Path(address))
 

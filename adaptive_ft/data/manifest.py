@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +17,7 @@ FORMAT_VERSION = 2
 FEATURE_DTYPES = {"float16": "f16", "float32": "f32"}  # numpy name -> ending of the tar member
 BOX_CONVENTION = "x1 y1 x2 y2, pixels"
 _PLAIN: tuple[Any, ...] = (str, int, bool, str | None)
+_FILE_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 QUESTIONS, LABELLED_PICTURES = CONTENTS = ("questions", "labelled pictures")
 
 
@@ -131,6 +134,12 @@ class Manifest:
             total, listed = getattr(self, name), sum(getattr(shard, name) for shard in self.shards)
             if total != listed:
                 raise UserError(f"{path} says {total} {name}, its shards sum up to {listed}; it was edited")
+        files = [name for shard in self.shards for name in (shard.file, shard.index_file)]
+        seen = Counter(files)
+        for name in files:
+            # They become parts of paths and, behind an address, of commands.
+            if not _FILE_NAME.fullmatch(name) or seen[name] > 1:
+                raise UserError(f"{path}: '{name}' is no name of a shard, or stands there twice; it was edited")
         if self.content not in CONTENTS:
             raise UserError(f"{path}: content '{self.content}' is unknown; it was edited")
         if self.feature_dtype not in FEATURE_DTYPES or self.box_convention != BOX_CONVENTION:

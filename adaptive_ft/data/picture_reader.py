@@ -47,6 +47,10 @@ class PictureReader:
             pixels_B3HW=pixels_B3HW,
         )
 
+    def close(self) -> None:
+        """Forget what was parsed."""
+        self._bytes.close()
+
     def _read_or_leave_out(self, example: int, pixels_3HW: Tensor) -> tuple[Question, str]:
         try:
             return self.read(example, pixels_3HW)

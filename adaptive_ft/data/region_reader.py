@@ -74,6 +74,10 @@ class QuestionReader(ABC):
             valid_B=whole_B & (torch.arange(rows) < (rows if num_valid is None else num_valid)),
         )
 
+    def close(self) -> None:
+        """Forget what was parsed."""
+        self._bytes.close()
+
     def _read_or_leave_out(self, example: int, features_ND: Tensor, boxes_N4: Tensor) -> Sample:
         try:
             return self.read(example, features_ND, boxes_N4)

@@ -3,7 +3,6 @@
 Readers are shared by threads: nothing here keeps a state but caches.
 """
 
-import os
 import threading
 from functools import lru_cache
 
@@ -13,7 +12,6 @@ from adaptive_ft.data.shard_index import checksum
 from adaptive_ft.data.shard_set import Place, ShardSet
 from adaptive_ft.errors import UserError
 
-_OPEN_SHARDS = 128  # well below the usual limit of 1024 open files
 _DESCRIPTIONS = 4096
 
 
@@ -23,7 +21,6 @@ class ShardBytes:
     def __init__(self, shards: ShardSet) -> None:
         self._shards = shards
         self._scratch = threading.local()
-        self._open = lru_cache(maxsize=_OPEN_SHARDS)(lambda shard: _OpenShard(shards.files.open(shard)))
         self._describe = lru_cache(maxsize=_DESCRIPTIONS)(self._parse)
 
     def describe(self, place: Place) -> ImageDescription:
@@ -46,25 +43,41 @@ class ShardBytes:
     def fill(self, view: memoryview, place: Place, member: str, sample: str) -> None:
         """Write the bytes of a member to `view`, which is as long; `sample` names the image in a message.
 
-        Raises DamagedSample if bytes are missing or are not those that were written.
+        What is not as it was written is read once more, from another copy where there is one. Raises DamagedSample if
+        bytes are missing or are not those that were written, and UserError if the disk cannot be read.
         """
-        try:
-            found = self._open(place.shard).read_into(view, int(place.row[f"{member}_offset"]))
-        except OSError as error:
-            raise self._damaged(place, sample, f"its member '{member}' cannot be read: {error.strerror}") from error
-        if found != len(view):
-            raise self._damaged(
-                place,
-                sample,
-                f"its member '{member}' has {found} of {len(view)} bytes; the file was cut while it was in use",
-            )
-        if checksum(view) != place.row[f"{member}_xxh3"]:
-            raise self._damaged(
-                place, sample, f"its member '{member}' is not what was written (its hash differs); copy the shard again"
+        wrong = self._read(view, place, member)
+        if wrong is not None and self._shards.files.renew(place.shard):
+            wrong = self._read(view, place, member)
+        if wrong is not None:
+            raise DamagedSample(
+                f"shard {self._shards.files.name(place.shard)}, {sample}: its member '{member}' {wrong}"
             )
 
-    def _damaged(self, place: Place, sample: str, what: str) -> DamagedSample:
-        return DamagedSample(f"shard {self._shards.files.name(place.shard)}, {sample}: {what}")
+    def _read(self, view: memoryview, place: Place, member: str) -> str | None:
+        """Read into `view`; what is wrong with what came."""
+        offset = int(place.row[f"{member}_offset"])
+        try:
+            found = self._shards.files.read_into(view, place.shard, offset)
+        except OSError:
+            # A network disk may lose a file handle; a disk that cannot be read twice is no damage to a sample.
+            self._shards.files.renew(place.shard)
+            found = self._read_again(view, place, offset)
+        if found != len(view):
+            return f"has {found} of {len(view)} bytes; the file was cut while it was in use"
+        if checksum(view) != place.row[f"{member}_xxh3"]:
+            return "is not what was written (its hash differs); copy the shard again"
+        return None
+
+    def _read_again(self, view: memoryview, place: Place, offset: int) -> int:
+        try:
+            return self._shards.files.read_into(view, place.shard, offset)
+        except OSError as error:
+            raise UserError(f"shard {self._shards.files.name(place.shard)} cannot be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Forget what was parsed; what is read afterwards is parsed again."""
+        self._describe.cache_clear()
 
     def _parse(self, shard: int, number: int) -> ImageDescription:
         place = Place(shard, number, 0, self._shards.index_I[number])
@@ -79,17 +92,3 @@ class ShardBytes:
                 f" expected (questions, boxes, feature size, feature type) {expected}, found {found}"
             )
         return image
-
-
-class _OpenShard:
-    """An open file that closes when its last user lets go: a cache may drop it while a thread reads."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def read_into(self, view: memoryview, offset: int) -> int:
-        """Fill `view` from `offset` on, return the number of bytes; a method, so that the file outlives the call."""
-        return os.preadv(self.descriptor, [view], offset)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)

@@ -20,6 +20,9 @@ class BatchReader(Protocol):
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> Any:
         """The batch of these examples; rows from `num_valid` on, and those left out as damaged, are not valid."""
 
+    def close(self) -> None:
+        """Forget what was parsed; what is read afterwards is parsed again."""
+
 
 def open_reader(shards: ShardSet, bad: BadSamples) -> BatchReader:
     """The reader that fits a shard set and tells `bad` of damaged samples.

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardEntry
 from adaptive_ft.data.pixels import Framing
 from adaptive_ft.data.remote import RemoteFolder
-from adaptive_ft.data.shard_files import CopiedFiles, LocalFiles, ShardFiles, fetch_set
+from adaptive_ft.data.shard_copies import CopiedFiles, fetch_set
+from adaptive_ft.data.shard_files import LocalFiles, ShardFiles
 from adaptive_ft.data.shard_index import MEMBERS, load_index
 from adaptive_ft.data.shard_scan import check_shard
 from adaptive_ft.errors import UserError

@@ -56,13 +56,15 @@ class TrainStream:
 
     def __next__(self) -> Any:
         if self._batches is None:
-            self._batches = read_ahead(self._read, self._jobs(self._examples_seen), self._readers)
+            jobs = self._jobs(self._examples_seen)
+            self._batches = read_ahead(self._read, jobs, self._readers, self._files.halt)
         asked = time.perf_counter()
         try:
             batch = next(self._batches)
         except BaseException:
             # A generator that raised is exhausted: asking again must repeat the error, not end the stream.
             self._batches = None
+            self._files.close()
             raise
         self._seconds_waited += time.perf_counter() - asked
         self._examples_seen += self._step
@@ -74,9 +76,9 @@ class TrainStream:
         return self._seconds_waited
 
     @property
-    def skipped(self) -> int:
-        """Damaged examples left out so far on this rank, each counted once."""
-        return self._bad.skipped
+    def bad(self) -> BadSamples:
+        """What is done about damaged examples, and which were met."""
+        return self._bad
 
     def state_dict(self) -> dict[str, int]:
         """Examples that all ranks together have been handed; batches read ahead do not count."""
@@ -92,6 +94,7 @@ class TrainStream:
         if self._batches is not None:
             self._batches.close()
             self._batches = None
+        self._reader.close()
         self._files.close()
 
     @property
@@ -137,10 +140,12 @@ class EvalStream:
         return self._num_batches
 
     def __iter__(self) -> Generator[Any, None, None]:
+        files = self._shards.files
         try:
-            yield from read_ahead(self._read, self._jobs(), self._readers)
+            yield from read_ahead(self._read, self._jobs(), self._readers, files.halt)
         finally:
-            self._shards.files.close()
+            self._reader.close()
+            files.close()
 
     def _jobs(self) -> Iterator[int]:
         for number in range(self._num_batches):
@@ -156,12 +161,17 @@ class EvalStream:
 
 
 def read_ahead(
-    read: Callable[[_Job], _Batch], jobs: Iterable[_Job], readers: int, depth: int = PREFETCHED_BATCHES
+    read: Callable[[_Job], _Batch],
+    jobs: Iterable[_Job],
+    readers: int,
+    halt: Callable[[], None],
+    depth: int = PREFETCHED_BATCHES,
 ) -> Generator[_Batch, None, None]:
     """`read(job)` for every job, in order, by `readers` threads that work up to `depth` jobs ahead.
 
-    An exception in a thread comes out here, at its batch. Closing the generator joins the threads. Without readers
-    every job is done when its turn comes.
+    An exception in a thread comes out here, at its batch. Closing the generator, an error or Ctrl-C calls `halt`, which
+    must make every `read` that waits for something fail, and joins the threads. Without readers every job is done when
+    its turn comes.
     """
     if readers == 0:
         yield from map(read, jobs)
@@ -176,6 +186,7 @@ def read_ahead(
             waiting.extend(threads.submit(read, job) for job in islice(jobs, 1))
             yield batch
     finally:
+        halt()
         threads.shutdown(wait=True, cancel_futures=True)
 
 

@@ -2,8 +2,8 @@
 
     pytest kernels/benchmarks/bench_stream.py
 
-Every way reads the same shards once, in batches of 32 float32 tensors unless its name says otherwise. The first column
-is what the disk cache gives to read() in blocks of 1 MiB.
+Every way reads the same shards once, into batches of 32 tensors of the stored type unless its name says otherwise. The
+first column is what the disk cache gives to read() in blocks of 1 MiB.
 """
 
 import tarfile
@@ -80,7 +80,7 @@ def webdataset_members(folder: Path) -> None:
 def tensors(sample: dict[str, bytes]) -> tuple[Tensor, Tensor]:
     features = np.frombuffer(sample["features.f16"], np.float16).reshape(REGIONS, FEATURES)
     boxes = np.frombuffer(sample["boxes.f32"], np.float32).reshape(REGIONS, 4)
-    return torch.from_numpy(features.astype(np.float32)), torch.from_numpy(boxes.copy())
+    return torch.from_numpy(features.copy()), torch.from_numpy(boxes.copy())
 
 
 def webdataset_batches(folder: Path, workers: int) -> None:

@@ -1,14 +1,18 @@
 """Small shard sets made in code, for the tests of the data package."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from adaptive_ft.data import remote
 from adaptive_ft.data.manifest import ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
 from adaptive_ft.data.shards import write_shards
+from tests.data.shard_server import Server
 
 MakeImage = Callable[..., ImageRecord]
 
@@ -55,3 +59,17 @@ def shard_folder(tmp_path: Path, records: list[ImageRecord], info: ShardInfo) ->
     folder = tmp_path / "set"
     write_shards(records, folder, info, images_per_shard=2)
     return folder
+
+
+@pytest.fixture
+def server(shard_folder: Path) -> Iterator[Server]:
+    with Server(shard_folder) as server:
+        threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between attempts."""
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.0)

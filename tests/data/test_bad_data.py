@@ -130,7 +130,7 @@ def test_damaged_samples_are_left_out_and_counted(
     with caplog.at_level(logging.WARNING):
         batches = list(islice(stream, 8))  # two epochs
     stream.close()
-    assert stream.skipped == 2
+    assert len(stream.bad.left_out) == 2
     assert len(caplog.messages) == 2
     assert "shard-00000.tar, sample 'img003': its member 'features' is not what was written" in caplog.text
     for epoch in (batches[:4], batches[4:]):
@@ -165,6 +165,16 @@ def test_an_evaluation_never_leaves_out_a_question(
 ) -> None:
     with pytest.raises(DamagedSample, match="sample 'img003'"):
         list(EvalStream(shards_of_one_question(make_image, info, tmp_path / "set"), batch_size=10))
+
+
+def test_the_cap_is_one_on_what_all_ranks_have_met() -> None:
+    bad = SkipBad(0.29, 100)
+    for example in range(20):
+        bad.met(example, DamagedSample("damaged"))
+    bad.add(range(10, 29))
+    assert bad.left_out == frozenset(range(29)), "0.29 of 100 are 29"
+    with pytest.raises(UserError, match=r"30 of 100 examples are damaged, .* allows no more than 29"):
+        bad.add([99])
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

@@ -1,92 +1,19 @@
-"""Shards from elsewhere, over a real HTTP server on this machine and through pipes: the same batches as from a folder,
-whole copies only, each made once, and never more of them than there is room for.
-"""
+"""Shards from elsewhere, over HTTP and through pipes: the same batches as from a folder, and whole copies only."""
 
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from adaptive_ft.data import remote
-from adaptive_ft.data.batch import RawBatch
 from adaptive_ft.data.choice import DataConfig, open_shards
-from adaptive_ft.data.manifest import ShardInfo
-from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.remote import RemoteFolder, is_remote
 from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.stream import EvalStream, TrainStream
+from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
+from tests.data.shard_server import ROOMY, Server, assert_same, trained
 
-ROOMY = 10**9
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder; remembers what was asked for, and sends files that `cut` names only in part, so many times."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), partial(Answer, directory=str(folder)))
-        self.asked: list[str] = []
-        self.cut: dict[str, int] = {}
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(SimpleHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        """Silent."""
-
-    def do_GET(self) -> None:
-        name = self.path.lstrip("/")
-        self.server.asked.append(name)
-        if self.server.cut.get(name, 0) == 0:
-            return super().do_GET()
-        self.server.cut[name] -= 1
-        content = (Path(self.directory) / name).read_bytes()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-        return None
-
-
-@pytest.fixture
-def server(shard_folder: Path) -> Iterator[Server]:
-    with Server(shard_folder) as server:
-        threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses between attempts."""
-    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
-
-
-def assert_same(ours: list[RawBatch], theirs: list[RawBatch]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one.features_BND, other.features_BND)
-        assert torch.equal(one.boxes_BN4, other.boxes_BN4)
-        assert torch.equal(one.valid_B, other.valid_B)
-        assert (one.questions, one.image_ids) == (other.questions, other.image_ids)
-
-
-def trained(shards: ShardSet, **options: int) -> list[RawBatch]:
-    """Two epochs and a bit."""
-    stream = TrainStream(shards, batch_size=4, seed=3, **options)
-    batches = list(islice(stream, 7))
-    stream.close()
-    return batches
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.mark.parametrize("way", ["http", "pipe"])
@@ -104,41 +31,22 @@ def test_the_batches_are_those_of_the_folder(
     assert shards.address == address
 
 
-def test_a_shard_is_copied_once_for_all_ranks_and_runs(server: Server, tmp_path: Path) -> None:
-    ranks = [ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY) for _ in range(3)]
-    threads = [threading.Thread(target=trained, args=(shards,)) for shards in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    trained(ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY))
-    files = [name for name in server.asked if name != "manifest.json"]
-    assert sorted(files) == sorted(
-        [f"shard-{number:05d}.{ending}" for number in range(4) for ending in ("tar", "index.npy")]
-    )
-
-
-def test_there_are_no_more_copies_than_there_is_room_for(
-    tmp_path: Path, make_image: Callable[..., ImageRecord], info: ShardInfo
+def test_a_transfer_that_stalls_is_given_up(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve shards, room for five, and one more that is being copied; an evaluation plans four at a time."""
-    origin = tmp_path / "origin"
-    manifest = write_shards([make_image(number) for number in range(12)], origin, info, images_per_shard=1)
-    room = 5 * max(entry.bytes for entry in manifest.shards)
-    shards = ShardSet.open_remote(f"pipe:cat {origin}/{{}}", tmp_path / "cache", room)
-    found = []
-    for batch in EvalStream(shards, batch_size=2):
-        found.append(batch)
-        assert len(list((tmp_path / "cache").glob("*/*.tar"))) <= 5 + 1
-    assert_same(found, list(EvalStream(ShardSet.open(origin), batch_size=2)))
+    monkeypatch.setattr(remote, "STALL_SECONDS", 0.1)
+    command = f"pipe:case {{}} in *.tar) exec sleep 600;; *) cat {shard_folder}/{{}};; esac"
+    with pytest.raises(UserError, match=r"cannot be copied, in 3 attempts: nothing came for 0\.1 seconds"):
+        list(EvalStream(ShardSet.open_remote(command, tmp_path, ROOMY), batch_size=4))
 
 
-def test_a_copy_removed_by_another_process_is_made_again(server: Server, shard_folder: Path, tmp_path: Path) -> None:
-    shards = ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY)
-    first = trained(shards)
-    for copy in tmp_path.glob("cache/*/*.tar"):
-        copy.unlink()
-    assert_same(trained(shards), first)
+@pytest.mark.parametrize("name", ["../../pwned.npy", "x; touch pwned", "/pwned", ".hidden", "a/b"])
+def test_a_manifest_names_files_of_its_own_folder_only(name: str, shard_folder: Path, tmp_path: Path) -> None:
+    path = shard_folder / "manifest.json"
+    path.write_text(path.read_text().replace('"shard-00001.index.npy"', json.dumps(name)))
+    with pytest.raises(UserError, match="is no name of a shard"):
+        ShardSet.open_remote(f"pipe:cat {shard_folder}/{{}}", tmp_path / "cache", ROOMY)
+    assert not list(tmp_path.rglob("*pwned*"))
 
 
 def test_a_broken_transfer_is_tried_again_and_nothing_half_is_kept(
@@ -167,17 +75,6 @@ def test_changed_bytes_are_never_taken(server: Server, shard_folder: Path, tmp_p
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"/shard-00001\.tar' cannot be copied, .* expected sha256 \w{12}, found"):
         list(EvalStream(ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY), batch_size=4))
-
-
-def test_a_set_written_anew_is_not_mixed_with_old_copies(
-    server: Server, shard_folder: Path, tmp_path: Path, make_image: Callable[..., ImageRecord], info: ShardInfo
-) -> None:
-    trained(ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY))
-    for file in shard_folder.iterdir():
-        file.unlink()
-    write_shards([make_image(number) for number in (8, 9)], shard_folder, info)
-    (batch,) = EvalStream(ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY), batch_size=4)
-    assert batch.image_ids == ["img008"] * 2 + ["img009"] * 2
 
 
 @pytest.mark.parametrize(

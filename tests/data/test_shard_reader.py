@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_ft.data import shard_bytes
+from adaptive_ft.data import shard_files
 from adaptive_ft.data.bad_samples import StopAtBad
 from adaptive_ft.data.manifest import ShardInfo
 from adaptive_ft.data.records import ImageRecord
@@ -24,7 +24,7 @@ OPEN_FILES = Path("/proc/self/fd")
 def test_threads_read_more_shards_than_may_be_open(
     make_image: Callable[..., ImageRecord], info: ShardInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_bytes, "_OPEN_SHARDS", 3)
+    monkeypatch.setattr(shard_files, "_MOST_OPEN", 3)
     images = [make_image(number, questions=1) for number in range(12)]
     write_shards(images, tmp_path / "set", info, images_per_shard=1)
     reader = open_reader(ShardSet.open(tmp_path / "set"), StopAtBad())

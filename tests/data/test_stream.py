@@ -204,7 +204,7 @@ def test_no_thread_survives(shards: ShardSet) -> None:
 
 def test_reading_ahead_keeps_order_and_is_bounded(shards: ShardSet) -> None:
     (batch,) = EvalStream(shards, batch_size=13)
-    released, started = threading.Event(), []
+    released, halted, started = threading.Event(), threading.Event(), []
 
     def read(job: int) -> RawBatch:
         started.append(job)
@@ -212,12 +212,14 @@ def test_reading_ahead_keeps_order_and_is_bounded(shards: ShardSet) -> None:
             released.wait(10)
         return replace(batch, image_ids=[str(job)])
 
-    batches = read_ahead(read, range(20), readers=2, depth=3)
+    batches = read_ahead(read, range(20), 2, halted.set, depth=3)
     timer = threading.Timer(0.2, released.set)
     timer.start()
     assert next(batches).image_ids == ["0"]
     assert max(started) <= 3  # depth 3, and one more since the first came out
+    assert not halted.is_set()
     assert [batch.image_ids for batch in batches] == [[str(job)] for job in range(1, 20)]
+    assert halted.is_set()
     timer.join()
 
 
