@@ -33,20 +33,22 @@ from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import gating
 
 GROUPS = ("delta", "other", "head", "policy")
+# What an adapted model is made of, and gives up when its base is given out as a plain model again.
+PARTS = ("base", "policy", "tying", "decider", "holder", "gating", "log")
 
 
-def get_adaptive_model(model: nn.Module, config: AdaptiveConfig) -> "AdaptiveModel":
+def get_adaptive_model(model: nn.Module, config: AdaptiveConfig | None = None) -> "AdaptiveModel":
     """Adapt `model` in place: gated leaves replace its encoder's, and a policy network joins it.
 
     Every encoder weight is frozen (none under blockdrop, which trains the layers themselves); what lies outside
     the encoder's layers (embeddings, pooler, head) trains, also where it was frozen before. Call it on a loaded
-    model, before any engine splits the weights.
+    model, before any engine splits the weights. config: None stands for `AdaptiveConfig()`.
 
     Raises UserError for an unknown model family or strategy, for a model that is adapted already or holds a part that
     is, and for layers that are not plain (quantised, hooked, compiled, of another adapter);
     the model is then as it was.
     """
-    return AdaptiveModel(model, config)
+    return AdaptiveModel(model, AdaptiveConfig() if config is None else config)
 
 
 class AdaptiveModel(LogsPolicy, Saves):
@@ -60,6 +62,11 @@ class AdaptiveModel(LogsPolicy, Saves):
 
     def __init__(self, base: nn.Module, config: AdaptiveConfig) -> None:
         super().__init__()
+        if not isinstance(config, AdaptiveConfig):
+            raise UserError(
+                f"config is a {type(config).__name__}; it is an AdaptiveConfig (AdaptiveConfig.from_dict reads one from"
+                " plain values)."
+            )
         check_not_adapted(base)
         self.config = config
         self.anatomy = describe(base)
@@ -216,14 +223,13 @@ class AdaptiveModel(LogsPolicy, Saves):
         print(" || ".join(f"{group}: {counts[group]:,}" for group in (*GROUPS, "frozen")))
 
     def unload(self) -> nn.Module:
-        """The base model with its plain pretrained leaves back; do not use the adapted model afterwards.
+        """The base model with its plain pretrained leaves back; the adapted model refuses every use afterwards.
 
         Embeddings, pooler and head (and the layers under blockdrop) keep the values they have now: they have no frozen
         half to go back to.
         """
         self.gating.unload(self.base)
-        undo_sdpa(self.base)
-        return self.base.requires_grad_(True)
+        return self._given_out()
 
     def merge_and_unload(self, decision: Tensor | str | None = None) -> nn.Module:
         """The base model as plain modules of its library, each component with the weights that `decision` chooses.
@@ -232,8 +238,34 @@ class AdaptiveModel(LogsPolicy, Saves):
 
         decision: 0 and 1 [D], "global", "tuned" or "frozen" (blockdrop: "used"); a strategy without decisions needs
         none. Raises UserError when the policy decides per input and no decision is given: one set of weights cannot
-        stand for all inputs; ValueError for another shape, value or word. Do not use the adapted model afterwards.
+        stand for all inputs; ValueError for another shape, value or word. The adapted model refuses every use
+        afterwards.
         """
         self.gating.merge(self.base, self.decider.for_all_inputs(decision))
-        undo_sdpa(self.base)
-        return self.base.requires_grad_(True)
+        return self._given_out()
+
+    def _given_out(self) -> nn.Module:
+        """The base, plain by now, for its new owner; what is left here is `Spent`."""
+        base = self.base
+        undo_sdpa(base)
+        for name in PARTS:
+            delattr(self, name)
+        self.__class__ = Spent
+        return base.requires_grad_(True)
+
+
+class Spent(AdaptiveModel):
+    """What is left of an adapted model that was merged or unloaded: it holds no weights, and every use is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in USES:
+            raise UserError(
+                "this model was merged or unloaded; use the model that merge_and_unload or unload returned."
+            )
+        return super().__getattribute__(name)
+
+
+# All that an adapted model is asked for beyond what every module has.
+USES = frozenset(
+    {*PARTS, *(name for kind in (AdaptiveModel, LogsPolicy, Saves) for name in vars(kind) if not name.startswith("_"))}
+)

@@ -11,6 +11,7 @@ from adaptive_ft.adaptive_files import CONFIG_FILE, check_entries, read_descript
 from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.hub import local_folder
 from adaptive_ft.policy import PolicyConfig, is_whole
+from adaptive_ft.strategies import canonical
 
 EvalDecisions = Literal["argmax", "sample", "global"]
 
@@ -43,6 +44,10 @@ class AdaptiveConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, str):
             raise UserError(f"strategy is {self.strategy!r}; it is a name, as 'spottune'.")
+        canonical(self.strategy)
+        if not isinstance(self.policy, PolicyConfig):
+            kind = self.policy if isinstance(self.policy, str) else PolicyConfig.kind
+            raise UserError(f"policy is {self.policy!r}; it is a PolicyConfig, as PolicyConfig(kind={kind!r}).")
         if not all(is_whole(layer) for layer in self.frozen_layers):
             raise UserError(f"frozen_layers are {list(self.frozen_layers)}; each is the number of a layer, from 0 up.")
         if not 0 < self.temperature < math.inf:

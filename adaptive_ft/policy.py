@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adaptive_ft.errors import UserError
+from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.independent_policy import FixedPolicy, LearnedPolicy, logits_of
 from adaptive_ft.models import use_sdpa
 from adaptive_ft.pooled_inputs import input_names, pooled_inputs
@@ -71,7 +71,10 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in POLICIES:
-            raise UserError(f"unknown policy kind '{self.kind}'; choose one of {', '.join(POLICIES)}.")
+            raise UserError(
+                f"unknown policy kind '{self.kind}'.{nearest(str(self.kind), POLICIES)} "
+                f"Choose one of {', '.join(POLICIES)}."
+            )
         if not 0 < self.initial_tuned_probability < 1:
             raise UserError(
                 f"initial_tuned_probability is {self.initial_tuned_probability}; it lies above 0 and below 1."

@@ -68,7 +68,9 @@ def test_a_saved_model_has_its_options_and_keeps_its_file(tmp_path: Path) -> Non
         ({"stratgy": "spottune"}, "no option 'stratgy'. Did you mean 'strategy'"),
         ({"policy": {"knd": "light"}}, "no option 'policy.knd'. Did you mean 'kind'"),
         ({"policy": "light"}, "'policy' is a section"),
-        ({"policy": {"kind": "lihgt"}}, "unknown policy kind 'lihgt'"),
+        ({"policy": {"kind": "miror"}}, "unknown policy kind 'miror'. Did you mean 'mirror'"),
+        ({"policy": {"kind": 5}}, "unknown policy kind '5'"),
+        ({"strategy": "spottun"}, "unknown strategy 'spottun'. Did you mean 'spottune'"),
         ({"temperature": "warm"}, "a value of the wrong kind"),
         ({"frozen_layers": 3}, "a value of the wrong kind"),
         ({"frozen_layers": ["1"]}, r"frozen_layers are \['1'\]; each is the number of a layer"),
@@ -100,3 +102,33 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str)
 def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         AdaptiveConfig(**options)
+
+
+def test_a_misspelt_strategy_is_refused_where_it_is_written() -> None:
+    with pytest.raises(UserError, match=r"unknown strategy 'spottun'\. Did you mean 'spottune'"):
+        AdaptiveConfig(strategy="spottun")
+    for spelling in ("Frozen_Bert", "last_4", "SpotTune_Block"):
+        assert AdaptiveConfig(spelling).strategy == spelling
+
+
+def test_a_model_adapted_without_options_has_the_defaults() -> None:
+    assert get_adaptive_model(ViTModel(ViTConfig(**VIT))).config == AdaptiveConfig()
+
+
+def test_options_that_are_no_adaptive_config_are_refused() -> None:
+    base: Any = ViTModel(ViTConfig(**VIT))
+    with pytest.raises(UserError, match=r"config is a dict; it is an AdaptiveConfig \(AdaptiveConfig\.from_dict reads"):
+        get_adaptive_model(base, {"strategy": "spottune"})  # type: ignore[arg-type]
+    assert all(weight.requires_grad for weight in base.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("mirror", r"policy is 'mirror'; it is a PolicyConfig, as PolicyConfig\(kind='mirror'\)"),
+        ({"kind": "mirror"}, r"it is a PolicyConfig, as PolicyConfig\(kind='light'\)"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_with_the_form_it_has(given: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        AdaptiveConfig(policy=given)

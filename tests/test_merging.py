@@ -173,6 +173,44 @@ def test_nothing_of_ours_stays(family: str, rank: int | None, way: str) -> None:
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in plain.parameters())
 
 
+USES: dict[str, Callable[[AdaptiveModel], object]] = {
+    "forward": lambda model: model(**MODELS["vit"][1](2)),
+    "save_pretrained": lambda model: model.save_pretrained("nowhere"),
+    "push_to_hub": lambda model: model.push_to_hub("someone/nothing"),
+    "adaptive_state_dict": lambda model: model.adaptive_state_dict(),
+    "frozen_hash": lambda model: model.frozen_hash(),
+    "merge_and_unload": lambda model: model.merge_and_unload("frozen"),
+    "unload": lambda model: model.unload(),
+    "disable_adapter": lambda model: model.disable_adapter().__enter__(),
+    "print_trainable_parameters": lambda model: model.print_trainable_parameters(),
+    "parameter_groups": lambda model: model.parameter_groups(),
+    "get_policy_log": lambda model: model.get_policy_log(),
+    "get_latest_gates": lambda model: model.get_latest_gates(),
+    "decisions": lambda model: model.decisions,
+    "global_decisions": lambda model: setattr(model, "global_decisions", None),
+    "base": lambda model: model.base,
+    "policy": lambda model: model.policy,
+}
+
+
+@pytest.mark.parametrize("way", ["merge", "unload"])
+def test_what_is_left_of_a_merged_model_refuses_every_use(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And holds no weights, so that nothing reads or trains those of the model that was given out."""
+    monkeypatch.chdir(tmp_path)
+    model = adapt(build("vit"))
+    plain: Any = model.merge_and_unload("tuned") if way == "merge" else model.unload()
+    for use in USES.values():
+        with pytest.raises(UserError, match="unloaded; use the model that merge_and_unload or unload returned"):
+            use(model)
+    assert not list(tmp_path.iterdir())
+    assert not model.state_dict()
+    assert plain(**MODELS["vit"][1](2)).logits.shape == (2, 5)
+    again = get_adaptive_model(plain, AdaptiveConfig(policy=POLICY))
+    assert again(**MODELS["vit"][1](2)).gates.shape == (2, len(again.decisions))
+
+
 @pytest.mark.parametrize("family", MODELS)
 def test_transformers_does_not_take_the_weights_for_new_ones(family: str) -> None:
     """`init_weights`, which every post_init around the model calls, gives random weights to what is not marked."""

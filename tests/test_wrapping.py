@@ -106,7 +106,6 @@ def test_a_parametrized_leaf_is_refused_and_adapted_once_it_is_plain() -> None:
 
 
 REFUSED: dict[str, tuple[AdaptiveConfig, str]] = {
-    "strategy": (AdaptiveConfig("spotune"), "unknown strategy"),
     "rank": (AdaptiveConfig(delta_rank=9), "delta_rank is 9"),
     "rank of blocks": (AdaptiveConfig("blockdrop", delta_rank=2), "delta_rank 2 has no meaning"),
     "layers": (AdaptiveConfig("last_7"), "needs K from 1 to 3"),

@@ -39,6 +39,12 @@ FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     Dinov2WithRegistersModel: single_stream.describe,
     CLIPVisionModel: single_stream.describe,
 }
+# What to do about a backbone that is not there, for people.
+ADDING = (
+    " Another encoder of one stack of equal layers is one line in FAMILIES (adaptive_ft/models/__init__.py; README.md,"
+    " 'Use it on your own model'); fused query-key-value projections, causal models and layers outside the stack are"
+    " refused."
+)
 
 
 def describe(model: nn.Module) -> Anatomy:
@@ -55,7 +61,12 @@ def describe(model: nn.Module) -> Anatomy:
     if len(found) != 1:
         known = ", ".join(backbone.__name__ for backbone in FAMILIES)
         raise UserError(
-            f"a {type(model).__name__} holds {len(found)} backbones that can be adapted; it must hold one of: {known}."
+            f"a {type(model).__name__} holds {_told(len(found))} that can be adapted; it must hold one of: {known}."
+            f"{'' if found else ADDING}"
         )
     path, module, family = found[0]
     return family(module, path)
+
+
+def _told(number: int) -> str:
+    return f"{number} backbones" if number else "no backbone"
