@@ -18,7 +18,7 @@ from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.same_run import ADAPTIVE, check_same_run, shared_facts
+from adaptive_ft.same_run import ADAPTIVE, changed_options, check_same_run, shared_facts
 from adaptive_ft.subjects import Subject, restore_subject, subject_facts
 from adaptive_ft.tasks.task import Task
 from adaptive_ft.whole_files import write_whole
@@ -65,6 +65,9 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     if tag is None:
         return None
     run.ranks.on_main(lambda: check_same_run(run, tag))
+    changed = changed_options(run.folder, run.config) if run.ranks.is_main else []
+    if changed:
+        print(f"changed since the last start: {', '.join(changed)}", flush=True)
     state = run.engine.load(checkpoints.folder, tag)
     run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
     return state

@@ -52,6 +52,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "seed": (("--seed", "2"), "with --seed 1, this run has 2"),
     "data": (("--data.train", "world/source/train"), "with training shards (--data.train) with the fingerprint"),
+    "validation data": (("--data.val", "world/source/val"), "with validation shards (--data.val) with the fingerprint"),
     "blind": (("--data.blind",), "with --data.blind False, this run has True"),
     "decay": (("--optim.decay", "matrices"), "with --optim.decay all, this run has matrices"),
     "strategy": (("--strategy", "spottune"), "with --adapt.strategy spottune_block, this run has spottune"),
@@ -97,6 +98,15 @@ def test_what_no_single_option_says_is_told_in_words(
     assert sentence in str(told.value)
 
 
+def test_a_checkpoint_from_before_the_fact_was_kept_is_let_through(resumed: Resumed, copied: RunFolder) -> None:
+    """The first checkpoints do not say which validation data judged them."""
+    path = copied.checkpoints.folder / "step_000003/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["val_data"]
+    path.write_text(json.dumps(manifest))
+    assert load_checkpoint(resumed()) is not None
+
+
 def test_a_run_that_would_have_ended_before_is_refused(resumed: Resumed) -> None:
     """Steps may grow, not shrink below what was trained."""
     with pytest.raises(UserError, match="after update 3, this run ends after 2: resume with a larger --max_steps"):
@@ -118,6 +128,26 @@ def test_what_may_change_on_the_way(words: tuple[str, ...], resumed: Resumed) ->
     run = resumed(*words)
     assert load_checkpoint(run) is not None
     assert run.engine.updates == 3
+
+
+def test_options_that_changed_are_told_in_one_line(
+    resumed: Resumed, copied: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Name, old and new; nothing about a run resumed as it was, nor about the options that say where and how to go on.
+
+    A config that a person has spoilt since is nothing to compare with.
+    """
+    told = "changed since the last start: "
+    same = ("--save_steps", "2")
+    load_checkpoint(resumed(*same))
+    assert told not in capsys.readouterr().out
+    load_checkpoint(resumed(*same, "--optim.learning_rate", "5e-5", "--max_steps", "9"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)]
+    assert lines == [f"{told}max_steps: 3 -> 9, optim.learning_rate: 0.001 -> 5e-05"]
+    for content in ("[1", "3", "optim: 3\nmax_steps: 3\nseed: 1\n"):
+        copied.config_file.write_text(content)
+        load_checkpoint(resumed("--optim.learning_rate", "5e-5"))
+        assert told not in capsys.readouterr().out
 
 
 def test_the_facts_are_json_as_they_stand(resumed: Resumed) -> None:
