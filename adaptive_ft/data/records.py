@@ -4,8 +4,9 @@ Shape suffixes: N regions (boxes) of one image, D feature size, 4 = x1 y1 x2 y2.
 """
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ ANSWERS_PER_QUESTION = 10
 # The one key in `scores` of a question whose answers all lie outside its source's answer table, which differs
 # from being unanswered. No processed answer can be spelt like it, so nothing ever matches it.
 OUTSIDE_TABLE = "<outside the table>"
+SHOWN_CLASSES = 10  # in the message about a label that is none of them
 BOX_TOLERANCE_PX = 1.0  # detectors round boxes at the border; more than this is another picture's box
 # A tar name holds 100 characters, and WebDataset splits a sample's key from its member at the first dot.
 _IMAGE_ID = re.compile(r"[\x21-\x7e]{1,80}")
@@ -116,7 +118,7 @@ def labelled_picture(
     )
 
 
-def validate_labelled_picture(record: ImageRecord, classes: Container[str]) -> None:
+def validate_labelled_picture(record: ImageRecord, classes: Collection[str]) -> None:
     """Check what a valid record promises besides in a set of labelled pictures: pixels, and one label of `classes`.
 
     Raises UserError naming the image and the origin of the record.
@@ -127,8 +129,15 @@ def validate_labelled_picture(record: ImageRecord, classes: Container[str]) -> N
     for label in labels:
         if label not in classes:
             raise UserError(
-                f"{told(record)}: its label '{label}' is none of the classes; correct it, or name the class"
+                f"{told(record)}: its label '{label}' is none of the classes: {_shown(classes)}; correct it, or add it:"
+                " write all sets with --answers FILE, a JSON list of the classes, in place of --like"
             )
+
+
+def _shown(classes: Collection[str]) -> str:
+    """The first classes, in words."""
+    shown = ", ".join(f"'{name}'" for name in islice(classes, SHOWN_CLASSES))
+    return shown + (f", ... ({len(classes)} in all)" if len(classes) > SHOWN_CLASSES else "")
 
 
 def told(image: PendingImage) -> str:

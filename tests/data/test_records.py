@@ -65,6 +65,13 @@ def test_one_pixel_over_the_border_and_unanswered_splits_are_fine(make_image: Ca
     validate_record(with_question(make_image(0), answers=()), answered=False)
 
 
+def test_of_many_classes_ten_are_shown() -> None:
+    record = labelled_picture("p", 1, "cat", b"\x89PNG", (4, 4))
+    classes = [f"dog {number}" for number in range(12)]
+    with pytest.raises(UserError, match=r"'dog 8', 'dog 9', \.\.\. \(12 in all\); correct it"):
+        validate_labelled_picture(record, classes)
+
+
 PICTURE_DAMAGE: dict[str, tuple[Callable[[ImageRecord], ImageRecord], str]] = {
     "no pixels": (lambda r: replace(r, picture=None), "a labelled picture has pixels"),
     "two questions": (lambda r: replace(r, questions=r.questions * 2), "one question with one answer"),
@@ -75,7 +82,7 @@ PICTURE_DAMAGE: dict[str, tuple[Callable[[ImageRecord], ImageRecord], str]] = {
     ),
     "foreign label": (
         lambda r: replace(r, questions=(replace(r.questions[0], scores={"cow": 1.0}),)),
-        r"\(read from a\.csv\): its label 'cow' is none of the classes",
+        r"\(read from a\.csv\): its label 'cow' is none of the classes: 'cat', 'dog'; correct it, or add",
     ),
 }
 

@@ -87,13 +87,18 @@ def _from_csv(labels: Path, split: str) -> list[LabelledFile]:
             if missing:
                 raise UserError(
                     f"'{labels}' line 1: the header lacks {' and '.join(sorted(missing))}; it must name the columns"
-                    f" {PATH},{LABEL} and may name {SPLIT}"
+                    f" {PATH},{LABEL} and may name {SPLIT}{_separator_told(rows.fieldnames or ())}"
                 )
             return list(_chosen(labels, rows, split))
     except OSError as error:
         raise UserError(f"cannot read '{labels}': {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{labels}' is no CSV in UTF-8 ({error})") from None
+
+
+def _separator_told(header: Sequence[str]) -> str:
+    """What to do about a table whose columns are not separated by commas."""
+    return "; it has semicolons: separate the columns by commas" if any(";" in name for name in header) else ""
 
 
 def _chosen(labels: Path, rows: "csv.DictReader[str]", split: str) -> Iterator[LabelledFile]:

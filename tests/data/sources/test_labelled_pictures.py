@@ -78,6 +78,7 @@ def test_what_editors_and_macos_leave_behind_is_no_class_and_no_picture(name: st
 FAULTS: dict[str, tuple[str | bytes, str]] = {
     "no header": ("train/a.jpg,dress,train\n", "line 1: the header lacks label and path"),
     "no label column": ("path,split\ntrain/a.jpg,train\n", "line 1: the header lacks label; it must name"),
+    "semicolons": ("path;label\ntrain/a.jpg;dress\n", "line 1: .* it has semicolons: separate the columns by commas"),
     "empty file": ("", "the header lacks label and path"),
     "empty label": ("path,label\ntrain/a.jpg,dress\ntrain/b.png, \n", "line 3: the label is empty"),
     "short row": ("path,label,split\ntrain/a.jpg,dress\n", "line 2: the split is empty"),
