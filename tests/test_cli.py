@@ -62,6 +62,42 @@ def test_a_table_of_no_runs_says_how_to_name_some(run: Run, capsys: pytest.Captu
     assert capsys.readouterr().err == "error: Name run folders: adaptive-ft table runs/*\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("shards", "--output", "kept"),
+        ("shards", "--output", "kept", "--pictures", "nowhere"),
+        ("merge", "kept", "a", "b"),
+        ("reshard", "a", "kept"),
+        ("tokenizer", "--output", "kept"),
+        ("world", "--folder", "kept"),
+        ("pictures", "--folder", "kept"),
+    ],
+)
+def test_an_output_that_is_not_empty_is_refused_before_anything_starts(
+    words: tuple[str, ...],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One sentence and no progress bar; what the command would read need not even be there."""
+    monkeypatch.chdir(tmp_path)
+    Path("kept").mkdir()
+    Path("kept/precious.txt").write_text("keep")
+    assert run(*words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "kept' is not empty" in told
+    assert told.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "precious.txt"]
+    Path("file").write_text("keep")
+    assert run(*("file" if word == "kept" else word for word in words)) == 2
+    told = capsys.readouterr().err
+    assert "file' is a file; give a new or empty folder" in told
+    assert told.count("\n") == 1
+
+
 def test_good_sources_become_shards(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files the next test spoils are right as they are."""
     assert run("shards", *write_sources(tmp_path)) == 0

@@ -10,6 +10,7 @@ from adaptive_ft.commands.repack import repack
 from adaptive_ft.data.manifest import Manifest
 from adaptive_ft.data.packed import info_of_merged, moved, packed_images
 from adaptive_ft.data.shards import IMAGES_PER_SHARD
+from adaptive_ft.data.unfinished import check_free
 from adaptive_ft.errors import UserError
 
 
@@ -35,6 +36,7 @@ class Command:
             raise UserError(
                 "adaptive-ft merge OUTPUT SET SET ... needs two sets or more; adaptive-ft reshard takes one"
             )
+        check_free(self.output)
         manifests = [Manifest.load(folder) for folder in self.sets]
         info = info_of_merged(self.sets, manifests, self.split)
         tokenizers = [moved(each.tokenizer, path, self.output) for path, each in zip(self.sets, manifests, strict=True)]

@@ -10,6 +10,7 @@ from adaptive_ft.commands.repack import repack
 from adaptive_ft.data.manifest import Manifest
 from adaptive_ft.data.packed import info_of, moved, packed_images
 from adaptive_ft.data.shards import IMAGES_PER_SHARD
+from adaptive_ft.data.unfinished import check_free
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Command:
 
     def run(self) -> None:
         """Copy, and say what was written."""
+        check_free(self.output)
         manifest = Manifest.load(self.source)
         info = info_of(manifest, feature_dtype=self.feature_dtype or manifest.feature_dtype)
         tokenizer = moved(manifest.tokenizer, self.source, self.output)

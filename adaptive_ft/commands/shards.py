@@ -27,6 +27,7 @@ from adaptive_ft.data.sources.labelled_pictures import read_labelled_file
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.sources.source_files import files_on_disk
 from adaptive_ft.data.sources.unread import UnreadImage
+from adaptive_ft.data.unfinished import check_free
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.reading import may_be_hub_id
 
@@ -78,6 +79,7 @@ class Command:
 
     def run(self) -> None:
         """Read, join, write, and say what was written and what was left out."""
+        check_free(self.output)
         if self.pictures is None and self.labels is None:
             self._run_on_questions()
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_wordpiece
+from adaptive_ft.data.unfinished import check_free
 from adaptive_ft.errors import UserError
 
 
@@ -19,8 +20,7 @@ class Command:
 
     def run(self) -> None:
         """Train and save."""
-        if self.output.is_file() or (self.output.is_dir() and any(self.output.iterdir())):
-            raise UserError(f"'{self.output}' is in use; give a new or empty folder.")
+        check_free(self.output)
         if self.vocab_size < 1:
             raise UserError(f"--vocab_size is {self.vocab_size}; it must be at least 1.")
         questions = self.source.read()

@@ -24,7 +24,7 @@ from adaptive_ft.data.shard_part import (
     count_whole,
 )
 from adaptive_ft.data.shard_workers import workers
-from adaptive_ft.data.unfinished import growing_beside
+from adaptive_ft.data.unfinished import check_free, growing_beside
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import flush
 
@@ -72,16 +72,15 @@ def write_shards(
 
     Everything grows in `<folder>.unfinished`, and is renamed at the end: an interrupted run leaves nothing that looks
     whole. Equal images, `info` and cut give equal bytes, with any number of processes. An image that is left out as bad
-    makes its shard shorter. Raises UserError for a folder in use, a bad image (unless `how` leaves those out), ids that
-    repeat, or no image at all.
+    makes its shard shorter. Raises UserError for a folder that is not empty, a bad image (unless `how` leaves those
+    out), ids that repeat, or no image at all.
     """
     how = how or Writing()
     for name, number in (("images_per_shard", images_per_shard), ("processes", how.processes)):
         if number < 1:
             raise UserError(f"{name} is {number}; it must be at least one")
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"'{folder}' is in use; give a new or empty folder, or remove it first")
+    check_free(folder)
     with growing_beside(folder, SHARD_FILES, how.plan) as unfinished, _kept_if_resumable(unfinished, how):
         (unfinished / SET_FOLDER).mkdir(exist_ok=True)
         work = ShardWork(unfinished, info, read)

@@ -19,6 +19,17 @@ logger = logging.getLogger(__name__)
 PLAN = "plan.json"
 
 
+def check_free(folder: Path) -> None:
+    """Refuse to write to `folder` unless it is new or empty; commands ask before they read anything.
+
+    Raises:
+        UserError: it is a file, or holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "is not empty" if folder.is_dir() else "is a file"
+        raise UserError(f"'{folder}' {found}; give a new or empty folder, or remove it first")
+
+
 def begin_beside(folder: Path, ours: re.Pattern[str]) -> Path:
     """A new, empty `<folder>.unfinished`; what an interrupted writer left there goes if every file in it is of `ours`.
 

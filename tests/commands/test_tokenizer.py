@@ -26,8 +26,8 @@ def test_the_words_of_the_questions_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "options", "message"),
     [
-        (".", (), "is in use; give a new or empty folder"),
-        ("q.json", (), r"q\.json' is in use; give a new or empty folder"),
+        (".", (), "is not empty; give a new or empty folder"),
+        ("q.json", (), r"q\.json' is a file; give a new or empty folder"),
         ("q.json/x", (), r"'.*q\.json/x' cannot be made: Not a directory; name another folder"),
         ("new", ("--vocab_size", "-5"), "--vocab_size is -5; it must be at least 1"),
     ],

@@ -65,7 +65,7 @@ def test_plain_webdataset_reads_them(
 
 def test_a_folder_in_use_is_left_alone(records: list[ImageRecord], info: ShardInfo, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep")
-    with pytest.raises(UserError, match="in use"):
+    with pytest.raises(UserError, match=r"is not empty; give a new or empty folder"):
         write_shards(records, tmp_path, info)
     assert hashes(tmp_path).keys() == {"precious.txt"}
 

@@ -15,7 +15,7 @@ from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
 from adaptive_ft.data.shard_part import SHARD_FILES
 from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.unfinished import begin_beside
+from adaptive_ft.data.unfinished import begin_beside, check_free
 from adaptive_ft.data.world.annotators import ANSWER_TABLE, annotate
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene
 from adaptive_ft.data.world.config import (
@@ -137,13 +137,14 @@ def _write_split(world: Path, config: WorldConfig, split: Split, progress: Progr
 
 def holds_world(folder: Path, description: dict[str, object]) -> bool:
     """Whether `folder` holds the world described; False when it is not there or empty; else UserError."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.is_dir() or not any(folder.iterdir()):
+        check_free(folder)  # a file
         return False
     try:
         found = json.loads((folder / WORLD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if found != description:
-        held = "a world of another config" if isinstance(found, dict) else "something that is not a world"
-        raise UserError(f"'{folder}' holds {held}; choose another folder or delete this one.")
+        held = "a world of another config" if isinstance(found, dict) else "something else"
+        raise UserError(f"'{folder}' is not empty: it holds {held}; choose another folder or delete this one.")
     return True

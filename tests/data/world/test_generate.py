@@ -93,7 +93,7 @@ def test_another_world_or_anything_else_in_the_folder_is_refused(written: Writte
     with pytest.raises(UserError, match="another config"):
         generate_world(written.folder, WorldConfig.small(seed=1))
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not a world"):
+    with pytest.raises(UserError, match="is not empty: it holds something else"):
         generate_world(tmp_path, written.config)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
