@@ -15,6 +15,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from adaptive_ft import AdaptiveConfig, PolicyConfig, get_adaptive_model
+from adaptive_ft.data.sources.labelled_pictures import LabelledFile
 from tests.conftest import REPOSITORY
 from tests.local_hub import TOKEN, local_hub
 
@@ -53,6 +54,8 @@ def test_every_python_block_runs(tmp_path: Path, environment: dict[str, str]) ->
     assert {"README", "api"} <= programs.keys()
     for name, program in programs.items():
         (tmp_path / f"{name}.py").write_text(program)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/labels.csv").write_text("path,label,split\ntrain/17.jpg,hat,train\n")
     sizes = {"hidden_size": 24, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 24}
     ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path / "base")
     with local_hub() as hub:
@@ -90,6 +93,11 @@ def test_the_tables_of_the_api_have_every_option_with_its_default(options: type)
         value = getattr(made, field.name)
         shown = f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else repr(value).replace("'", '"')
         assert (field.name, shown) in rows
+
+
+def test_the_id_of_a_picture_on_the_page_is_the_one_its_file_gets() -> None:
+    page = (REPOSITORY / "docs/pictures.md").read_text(encoding="utf-8")
+    assert f'"image_id": "{LabelledFile("train/17.jpg", "hat", 2, "").image_id}", "question_id": 2' in page
 
 
 def test_the_counts_on_the_page_are_those_at_base_size(capsys: pytest.CaptureFixture[str]) -> None:

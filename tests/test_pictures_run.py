@@ -16,6 +16,7 @@ from adaptive_ft.cli import run_command
 from adaptive_ft.commands.eval import Command as Evaluate
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.shard_set import PictureShardSet
+from adaptive_ft.data.world.config import IMAGE_ID_SPACE
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
@@ -106,7 +107,10 @@ def test_a_run_is_judged_again_from_its_folder(
     score = json.loads((finished.path / "summary.json").read_text())["val_score"]
     assert f"{100 * score:.2f}" in told
     assert "pictures" in told
-    assert len(json.loads((place / "answers.json").read_text())) == 7
+    written = json.loads((place / "answers.json").read_text())
+    assert sorted(line["image_id"] for line in written) == [f"target-val-{number:06d}" for number in range(7)]
+    assert all(line["question_id"] % IMAGE_ID_SPACE == int(line["image_id"][-6:]) for line in written)
+    assert {tuple(line) for line in written} == {("image_id", "question_id", "answer")}
 
 
 def test_an_exported_model_is_the_base_of_another_run(

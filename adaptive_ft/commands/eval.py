@@ -4,14 +4,15 @@ decision for all inputs. Several ranks share the questions: torchrun --nproc-per
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from adaptive_ft.data.choice import all_questions, open_set
-from adaptive_ft.data.manifest import answer_table_hash
+from adaptive_ft.data.choice import all_questions, images_by_question, open_set
+from adaptive_ft.data.manifest import LABELLED_PICTURES, answer_table_hash
 from adaptive_ft.data.remote import is_remote
 from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.data.stream import EvalStream
@@ -38,8 +39,8 @@ class Command:
     use every block), or take the majority of the last epoch's training decisions for every input."""
     batch_size: int = 128
     predictions: Path | None = None
-    """Write [{"question_id", "answer"}, ...], the form of the official evaluation server; a split without public
-    answers can only be answered so.
+    """Write [{"question_id", "answer"}, ...], the form of the official evaluation server, of labelled pictures with
+    their "image_id" besides; a split without public answers can only be answered so.
     """
 
     report: Path | None = None
@@ -73,8 +74,7 @@ class Command:
             print(f"best constant answer '{constant.answer}': {told}")
         print_usage(found)
         if self.predictions is not None:
-            answers = [{"question_id": number, "answer": given} for number, given in found.answers.items()]
-            write_whole(self.predictions, json.dumps(answers))
+            write_whole(self.predictions, json.dumps(predictions_of(found.answers, shards)))
             print(f"predictions in {self.predictions}")
 
     def _open(self) -> tuple[Restored, ShardSet]:
@@ -120,6 +120,17 @@ class Command:
         evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype)
         model.holder.check()
         return evaluation
+
+
+def predictions_of(answers: Mapping[int, str], shards: ShardSet) -> list[dict[str, int | str]]:
+    """One entry per answer: of questions exactly what the official server takes, of labelled pictures with the
+    picture's id, which tells its file where the question's number does not.
+    """
+    given: list[dict[str, int | str]] = [{"question_id": number, "answer": told} for number, told in answers.items()]
+    if shards.manifest.content != LABELLED_PICTURES:
+        return given
+    pictures = images_by_question(shards)
+    return [{"image_id": pictures[number], **entry} for number, entry in zip(answers, given, strict=True)]
 
 
 def print_scores(report: AccuracyReport, noun: str) -> None:

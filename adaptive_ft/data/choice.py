@@ -74,6 +74,19 @@ def bad_samples(config: DataConfig, shards: ShardSet) -> BadSamples:
 
 def all_questions(shards: ShardSet) -> list[Question]:
     """Every question of a shard set, in order, without reading any features."""
-    stream = EvalStream(shards.with_blind(1), batch_size=READ_AT_ONCE, readers=1)
-    questions = [question for batch in stream for question in batch.questions]
+    questions = [question for batch in _blindly(shards) for question in batch.questions]
     return questions[: shards.num_examples]
+
+
+def images_by_question(shards: ShardSet) -> dict[int, str]:
+    """The id of the image that each question of a shard set is about, by the question's id."""
+    return {
+        question.question_id: image_id
+        for batch in _blindly(shards)
+        for question, image_id in zip(batch.questions, batch.image_ids, strict=True)
+    }
+
+
+def _blindly(shards: ShardSet) -> EvalStream:
+    """A pass over all examples that reads neither features nor pixels."""
+    return EvalStream(shards.with_blind(1), batch_size=READ_AT_ONCE, readers=1)

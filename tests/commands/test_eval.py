@@ -80,6 +80,7 @@ def test_scores_and_predictions(
     assert "name other answers" not in told
     written = json.loads(files["predictions"].read_text())
     assert len({line["question_id"] for line in written}) == len(written) == questions
+    assert {tuple(line) for line in written} == {("question_id", "answer")}  # and no more: the server's form
     scores = json.loads(files["report"].read_text())
     assert list(scores) == ["current", "before-2021-03-11"]
     assert scores["current"]["overall"]["num_questions"] == questions
