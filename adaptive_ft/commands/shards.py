@@ -11,7 +11,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from adaptive_ft.commands.picture_shards import picture_set
-from adaptive_ft.data.answers import build_answer_table, process_answer
+from adaptive_ft.data.answers import build_answer_table, count_outside, process_answer
 from adaptive_ft.data.bad_images import LeaveOutBadImages, StopAtBadImage
 from adaptive_ft.data.manifest import Manifest, ShardInfo
 from adaptive_ft.data.overlap import count_shared
@@ -113,6 +113,11 @@ class Command:
             f"{self.output}: {manifest.images} images, {manifest.questions} questions, {len(manifest.shards)} shards, "
             f"{len(manifest.answer_table)} answers in the table"
         )
+        outside, answered = count_outside(
+            (asked for listed in questions.values() for asked in listed), manifest.answer_table
+        )
+        if outside:
+            print(f"unknown answers: {outside} of {answered} answered questions have none in the table, and score 0")
         if join is not None:
             print(
                 f"left out: {join.images_without_questions} images without questions, "

@@ -128,3 +128,12 @@ def question_scores(question: Question) -> dict[str, float]:
     if question.scores or not question.answers:
         return dict(question.scores)
     return soft_scores(question.answers)
+
+
+def count_outside(questions: Iterable[Question], table: Sequence[str]) -> tuple[int, int]:
+    """How many answered questions have no answer in `table`, so that nothing can be learned from them; and how many are
+    answered.
+    """
+    known = frozenset(table)
+    answered = [scores for scores in map(question_scores, questions) if scores]
+    return sum(known.isdisjoint(scores) for scores in answered), len(answered)

@@ -79,6 +79,14 @@ def test_validation_must_not_hold_training_questions(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "again").exists()
 
 
+def test_unknown_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.json").write_text('["cat"]')
+    shards(
+        tmp_path / "out", "--source.lxmert_json", ask(tmp_path / "q.json", NAMES), "--answers", tmp_path / "table.json"
+    )
+    assert "unknown answers: 4 of 4 answered questions have none in the table, and score 0" in capsys.readouterr().out
+
+
 def test_a_test_split_of_lxmert_s_form_is_unanswered(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(json.dumps([{"question_id": 1, "img_id": NAMES[0], "sent": "What?"}]))
     shards(tmp_path / "out", "--source.lxmert_json", tmp_path / "test.json")

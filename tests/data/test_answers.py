@@ -4,6 +4,7 @@ import pytest
 
 from adaptive_ft.data.answers import (
     build_answer_table,
+    count_outside,
     merge_scores,
     process_answer,
     process_digits_and_articles,
@@ -103,3 +104,18 @@ def test_answer_table_is_built_from_processed_answers() -> None:
 def test_answer_table_needs_one_rule() -> None:
     with pytest.raises(ValueError, match="either size or min_count"):
         build_answer_table([])
+
+
+def test_questions_without_an_answer_in_the_table_are_counted() -> None:
+    def asked(answers: tuple[str, ...], scores: dict[str, float]) -> Question:
+        return Question(1, "what?", "what", "other", answers, scores)
+
+    questions = [
+        asked(("red",) * 10, {}),
+        asked((), {"blue": 0.3, "grey": 1.0}),
+        asked(("A mauve",) * 10, {}),
+        asked((), {OUTSIDE_TABLE: 1.0}),
+        asked((), {}),
+    ]
+    assert count_outside(questions, ["red", "blue"]) == (2, 4)
+    assert count_outside(questions, ["mauve"]) == (3, 4), "compared as they are processed"
