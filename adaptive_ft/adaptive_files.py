@@ -24,6 +24,8 @@ CONFIG_FILE = "adaptive_config.json"
 WEIGHTS_FILE = "adaptive_model.safetensors"
 # 1, without a number: weights inside the layers went by their names in the model.
 FORMAT = 2
+# Where a run of train.py keeps its models (run_folder.py, engine/checkpoint.py): the better pointer first.
+RUN_CONFIG, RUN_CHECKPOINTS, RUN_POINTERS, RUN_MODEL = "config.yaml", "checkpoints", ("best", "latest"), "adaptive"
 # Characters of a wrong entry that its refusal shows.
 SHOWN = 60
 
@@ -138,8 +140,24 @@ def check_entries(description: Mapping[str, Any], folder: Path, names: Sequence[
 def _present(folder: Path, name: str) -> Path:
     """The path of one of the two files, which must be there."""
     if not (folder / name).is_file():
-        raise UserError(f"'{folder}' is not a saved adaptive model: {name} is missing.")
+        raise UserError(f"'{folder}' is not a saved adaptive model: {name} is missing{_way_out(folder)}.")
     return folder / name
+
+
+def _way_out(folder: Path) -> str:
+    """Where the saved model is, if `folder` is that of a run of train.py, of its checkpoints or of one of these."""
+    tagged = [
+        checkpoints / (checkpoints / pointer).read_text(encoding="utf-8").strip()
+        for checkpoints in (folder / RUN_CHECKPOINTS, folder)
+        for pointer in RUN_POINTERS
+        if (checkpoints / pointer).is_file()
+    ]
+    for place in (*tagged, folder):
+        if (place / RUN_MODEL / CONFIG_FILE).is_file():
+            return f"; give '{place / RUN_MODEL}', which this run saved"
+    if (folder / RUN_CONFIG).is_file():
+        return "; it is the folder of a run of train.py that has no checkpoint yet"
+    return ""
 
 
 def load_exactly(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

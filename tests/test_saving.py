@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LxmertForQuestionAnswering
 
+from adaptive_ft import AdaptiveConfig, AdaptiveModel
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
 from adaptive_ft.engine.ranks import Ranks
@@ -21,6 +22,7 @@ from adaptive_ft.trainer import Trainer
 
 Tiny = Callable[..., list[str]]
 NEWEST = "step_000003"
+NO_MODEL = r"is not a saved adaptive model: adaptive_config\.json is missing"
 
 
 @pytest.fixture
@@ -70,6 +72,26 @@ def test_restore_gives_the_trained_model(finished_run: RunFolder) -> None:
     assert restored.config.adapt.strategy == "spottune_block"
     assert restored.subject.facts.vocab_size == restored.model.base.config.vocab_size
     assert restore(finished_run.path, "best").step == 3
+
+
+def test_the_folder_of_a_run_is_no_saved_model_but_tells_where_one_is(copied: RunFolder) -> None:
+    """The best checkpoint's, or the newest one's where none was scored; the model there is the run's."""
+    copied.checkpoints.point("best", "step_000002")
+    told = f"{NO_MODEL}; give '{copied.checkpoints.folder}/step_000002/adaptive'"
+    for part in ("", "checkpoints"):
+        with pytest.raises(UserError, match=f"^'{copied.path / part}' {told}"):
+            AdaptiveModel.from_pretrained(None, copied.path / part)
+    with pytest.raises(UserError, match=f"{NO_MODEL}; give '.*/{NEWEST}/adaptive'"):
+        AdaptiveConfig.from_pretrained(copied.checkpoints.folder / NEWEST)
+    (copied.checkpoints.folder / "best").unlink()
+    with pytest.raises(UserError, match=f"{NO_MODEL}; give '.*/{NEWEST}/adaptive'"):
+        AdaptiveModel.from_pretrained(None, copied.path)
+    model = AdaptiveModel.from_pretrained(None, copied.checkpoints.folder / NEWEST / "adaptive")
+    expected = restore(copied.path).model.adaptive_state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.adaptive_state_dict().items())
+    shutil.rmtree(copied.checkpoints.folder)
+    with pytest.raises(UserError, match=f"{NO_MODEL}; .* a run of train.py that has no checkpoint"):
+        AdaptiveModel.from_pretrained(None, copied.path)
 
 
 def test_restore_says_what_is_missing(copied: RunFolder, tmp_path: Path) -> None:
