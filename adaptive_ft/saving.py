@@ -102,7 +102,9 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
     """
     folder = RunFolder(run_path)
     if not folder.config_file.is_file():
-        raise UserError(f"'{run_path}' is not a run folder: it has no {folder.config_file.name}.")
+        above = next((place for place in run_path.parents if RunFolder(place).config_file.is_file()), None)
+        way_out = f"the run folder it lies in, '{above}'" if above else "one that train.py made"
+        raise UserError(f"'{run_path}' is not a run folder: it has no {folder.config_file.name}; give {way_out}.")
     config = load_run_config(["--config", str(folder.config_file)])
     checkpoints = folder.checkpoints
     tag = checkpoints.pointed(which)

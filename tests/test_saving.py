@@ -98,6 +98,9 @@ def test_restore_says_what_is_missing(copied: RunFolder, tmp_path: Path) -> None
     """No run folder, a damaged checkpoint, no checkpoint at all."""
     with pytest.raises(UserError, match=r"is not a run folder: it has no config\.yaml"):
         restore(tmp_path)
+    with pytest.raises(UserError) as told:
+        restore(copied.checkpoints.folder / NEWEST)
+    assert str(told.value).endswith(f"it has no config.yaml; give the run folder it lies in, '{copied.path}'.")
     weights = copied.checkpoints.folder / NEWEST / "adaptive/adaptive_model.safetensors"
     os.truncate(weights, 100)
     with pytest.raises(UserError, match=rf"{NEWEST} .* cannot be used: adaptive/adaptive_model\.safetensors has 100"):

@@ -4,13 +4,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Literal
 
+import yaml
 from tyro.conf import Positional
 
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.components import ComponentMap
+from adaptive_ft.errors import UserError
 from adaptive_ft.models import Anatomy, describe
 from adaptive_ft.models.outline import outline
 from adaptive_ft.policy import PolicyConfig
@@ -51,6 +54,7 @@ class Command:
     def run(self) -> None:
         """Print; raises UserError for a model, strategy or layer that does not exist."""
         quiet_libraries()
+        refuse_run_folder(Path(self.model))
         found = outline(self.model)
         model = found.model
         anatomy = describe(model)
@@ -71,8 +75,10 @@ class Command:
 
     def _strategies(self, num_layers: int) -> tuple[str, ...]:
         """Every strategy that needs no more than the model, in the order of the original's table."""
+        # last_K with K the number of layers is standard.
+        last = (f"last_{LAST_LAYERS}",) if num_layers > LAST_LAYERS else ()
         chosen = ("specific_k",) if self.frozen_layers else ()
-        return (*DECIDED, "standard", "pretrained_frozen", f"last_{min(LAST_LAYERS, num_layers)}", *chosen)
+        return (*DECIDED, "standard", "pretrained_frozen", *last, *chosen)
 
     def _adapted(self, strategies: Iterable[str]) -> Iterator["Adapted"]:
         """The model adapted in every way, each built anew; one row for a strategy without a policy."""
@@ -115,8 +121,30 @@ class Adapted:
             self.policy,
             str(len(tying.decisions)),
             str(tying.live.count(False)),
-            *(f"{number / 1e6:.1f}" for number in numbers),
+            *map(millions, numbers),
         )
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Refuse the folder of a run, which holds no model of its own, and name the base that the run started from.
+
+    Raises:
+        UserError: `path` holds a config.yaml and no config.json.
+    """
+    written = path / "config.yaml"
+    if not written.is_file() or (path / "config.json").is_file():
+        return
+    try:
+        base = yaml.safe_load(written.read_text(encoding="utf-8"))["model"]["name"] or path / "base"
+    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
+        base = "--model.name"
+    raise UserError(f"'{path}' is a run folder, no model: give the base it started from, '{base}'.")
+
+
+def millions(count: int) -> str:
+    """Millions with three significant digits, and at least one decimal as in the original's table."""
+    decimals = max(1, 9 - len(str(count))) if count else 1
+    return f"{count / 1e6:.{decimals}f}"
 
 
 def component_lines(components: ComponentMap) -> list[str]:

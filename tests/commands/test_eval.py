@@ -199,4 +199,4 @@ def test_two_ranks_answer_as_one(finished_run: RunFolder, launch: Launch, workpl
     wrong = launch(*pair, "eval", "--checkpoint", "nowhere")
     assert wrong.returncode != 0
     told = [line for line in wrong.stderr.splitlines() if line.startswith("error")]
-    assert told == ["error: 'nowhere' is not a run folder: it has no config.yaml."]
+    assert told == ["error: 'nowhere' is not a run folder: it has no config.yaml; give one that train.py made."]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import BertConfig, CLIPConfig, Dinov2Config, GPT2Config, LxmertConfig, ViTConfig
 
-from adaptive_ft.commands.inspect import Command, folded, ranges
+from adaptive_ft.commands.inspect import Command, folded, millions, ranges
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.vlbert import VLBertConfig
 
@@ -113,12 +113,43 @@ def test_weights_without_a_gate_are_named(inspect: Any) -> None:
 
 
 def test_deltas_of_low_rank_are_counted_and_stand_on_the_pretrained_weights(inspect: Any) -> None:
-    """Rank 8 in each of 12 layers: 8 (K + N) for 6 linears, all biases and LayerNorms in full: 1.4 M of 85.1 M."""
+    """Rank 8 in each of 12 layers: 8 (K + N) for 6 linears, all biases and LayerNorms in full: 1.45 M of 85.1 M."""
     found = rows(inspect(BertConfig(), delta_rank=8, policy="learned"))
     for strategy, kind in (("spottune", "learned"), ("standard", "none")):
-        assert (found[strategy, kind]["delta"], found[strategy, kind]["frozen"]) == (1.4, 85.1)
-    assert found["spottune", "learned"]["net"] == 0.0
-    assert found["last_4", "none"]["delta"] == 0.5
+        assert (found[strategy, kind]["delta"], found[strategy, kind]["frozen"]) == (1.45, 85.1)
+    assert found["spottune", "learned"]["net"] == 0.00036, "180 decisions of two numbers"
+    assert found["last_4", "none"]["delta"] == 0.482
+
+
+def test_numbers_keep_three_digits_however_small_the_model(inspect: Any) -> None:
+    """At least one decimal, as in the original's table, and never fewer than three digits that say something."""
+    told = [millions(count) for count in (213_946_000, 10_000_000, 1_427_712, 99_940, 360, 0)]
+    assert told == ["213.9", "10.0", "1.43", "0.0999", "0.000360", "0.0"]
+    small = ViTConfig(hidden_size=8, num_attention_heads=2, intermediate_size=17, num_hidden_layers=2, image_size=32)
+    row = rows(inspect(small, strategy="standard"))["standard", "none"]
+    assert row["delta"] == 0.00123, "1234 in both layers"
+
+
+def test_the_table_leaves_out_last_k_that_is_every_layer(inspect: Any) -> None:
+    """It would repeat the row of standard; asked for by name it is shown."""
+    assert "last_4" in {strategy for strategy, _ in rows(inspect(ViTConfig(num_hidden_layers=5)))}
+    for few in (4, 2):
+        strategies = {strategy for strategy, _ in rows(inspect(ViTConfig(num_hidden_layers=few)))}
+        assert "standard" in strategies
+        assert not any(strategy.startswith("last_") for strategy in strategies)
+    assert ("last_2", "none") in rows(inspect(ViTConfig(num_hidden_layers=2), strategy="last_2"))
+
+
+def test_a_run_folder_is_answered_with_the_base_it_started_from(tmp_path: Path) -> None:
+    """A run is no model: --model.name of its config, or the base it keeps where its weights were random."""
+    (tmp_path / "config.yaml").write_text("model: {name: some/base}\n")
+    with pytest.raises(UserError) as told:
+        Command(str(tmp_path)).run()
+    assert str(told.value) == f"'{tmp_path}' is a run folder, no model: give the base it started from, 'some/base'."
+    (tmp_path / "config.yaml").write_text("model: {name: null}\n")
+    (tmp_path / "base").mkdir()
+    with pytest.raises(UserError, match=r"is a run folder, no model: give the base it started from, '.*/base'\."):
+        Command(str(tmp_path)).run()
 
 
 def test_clip_is_whole_where_its_class_is_named(inspect: Any) -> None:
