@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
 from adaptive_ft import AdaptiveConfig, PolicyConfig, get_adaptive_model
+from adaptive_ft.build import build
+from adaptive_ft.cli import run_command
+from adaptive_ft.config import load_run_config
 from adaptive_ft.data.sources.labelled_pictures import LabelledFile
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.trainer import Trainer
 from tests.conftest import REPOSITORY
 from tests.local_hub import TOKEN, local_hub
 
@@ -46,18 +52,41 @@ def blocks_of(page: Path) -> str:
     return "".join(piece if number % 2 else "\n" * piece.count("\n") for number, piece in enumerate(pieces))
 
 
+def train_on_photos(place: Path, ranks: Ranks) -> None:
+    """The run "clothing" that the pages speak of, two updates long, with the pictures it has seen."""
+    lines = ["path,label,split"]
+    (place / "photos/train").mkdir(parents=True)
+    for number, (label, color) in enumerate([("hat", "red"), ("shoes", "blue")] * 2, start=16):
+        Image.new("RGB", (40, 30), color).save(place / f"photos/train/{number}.jpg")
+        lines.append(f"train/{number}.jpg,{label},train")
+    (place / "photos/labels.csv").write_text("\n".join(lines) + "\n")
+    words = ["--pictures", str(place / "photos"), "--labels", str(place / "photos/labels.csv")]
+    run_command(["shards", *words, "--output", str(place / "shards")])
+    options = {
+        "--name": "clothing",
+        "--output_dir": str(place / "runs"),
+        "--ds_config": str(REPOSITORY / "ds_configs/zero0.json"),
+        "--model.name": str(place / "base"),
+        "--data.train": str(place / "shards"),
+        "--data.val": str(place / "shards"),
+        "--max_steps": "2",
+        "--per_device_train_batch_size": "2",
+        "--adapt.policy.embedding_size": "8",
+    }
+    Trainer(build(load_run_config([word for pair in options.items() for word in pair]), ranks)).fit()
+
+
 @pytest.mark.launch
-def test_every_python_block_runs(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_every_python_block_runs(tmp_path: Path, environment: dict[str, str], ranks: Ranks) -> None:
     """In a process and a folder of its own, as a reader would type it."""
     programs = {page.stem: blocks_of(page) for page in PAGES}
     programs = {name: program for name, program in programs.items() if program}
     assert {"README", "api"} <= programs.keys()
     for name, program in programs.items():
         (tmp_path / f"{name}.py").write_text(program)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/labels.csv").write_text("path,label,split\ntrain/17.jpg,hat,train\n")
     sizes = {"hidden_size": 24, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 24}
     ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path / "base")
+    train_on_photos(tmp_path, ranks)
     with local_hub() as hub:
         hub.take(BASE, tmp_path / "base")
         own = {

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+import torch
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, ViTForImageClassification
 
+from adaptive_ft import AdaptiveModel
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.commands.eval import Command as Evaluate
@@ -21,6 +23,7 @@ from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
 
 SMALL = PicturesConfig(
@@ -111,6 +114,15 @@ def test_a_run_is_judged_again_from_its_folder(
     assert sorted(line["image_id"] for line in written) == [f"target-val-{number:06d}" for number in range(7)]
     assert all(line["question_id"] % IMAGE_ID_SPACE == int(line["image_id"][-6:]) for line in written)
     assert {tuple(line) for line in written} == {("image_id", "question_id", "answer")}
+
+
+def test_the_base_that_a_run_keeps_takes_up_what_its_checkpoints_hold(finished: RunFolder) -> None:
+    """In plain Python, as docs/api.md says; the run started from random weights."""
+    base = ViTForImageClassification.from_pretrained(finished.path / "base")
+    tag = finished.checkpoints.pointed("latest")
+    model = AdaptiveModel.from_pretrained(base, finished.checkpoints.folder / str(tag) / "adaptive")
+    expected = restore(finished.path).model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_an_exported_model_is_the_base_of_another_run(
