@@ -34,4 +34,8 @@ if "$venv/bin/python" -c 'import sys, importlib.metadata as m; sys.exit(all("tri
 fi
 echo "installing the other packages"
 $pip --constraint "$constraints" --editable '.[dev,wandb,tensorboard,hdf5]'
+# Beside a clone in a folder of the package's own name, Python takes that folder for the package before it asks
+# setuptools' finder; places in sys.path come before both.
+packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+printf '%s\n' "$PWD" "$PWD/kernels" >"$packages/adaptive_ft_clone.pth"
 echo "installed in $venv"
