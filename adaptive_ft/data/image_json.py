@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from adaptive_ft.data.answers import question_scores
 from adaptive_ft.data.records import ImageRecord, Question
@@ -45,9 +46,18 @@ def decode_image(content: bytes) -> ImageDescription:
         num_boxes=num_boxes,
         feature_dim=feature_dim,
         feature_dtype=image["feature_dtype"],
-        questions=tuple(
-            Question(**{**question, "answers": tuple(question["answers"])}) for question in image["questions"]
-        ),
+        questions=tuple(map(_question, image["questions"])),
+    )
+
+
+def _question(content: dict[str, Any]) -> Question:
+    return Question(
+        content["question_id"],
+        content["text"],
+        content["question_type"],
+        content["answer_type"],
+        tuple(content["answers"]),
+        content["scores"],
     )
 
 

@@ -32,7 +32,7 @@ def test_threads_read_more_shards_than_may_be_open(
 
     def read(example: int) -> bool:
         features_ND, boxes_N4 = torch.full((3, 5), torch.nan, dtype=torch.float16), torch.full((3, 4), torch.nan)
-        sample = reader.read(example, features_ND, boxes_N4)
+        sample = reader.read(example, features_ND.numpy(), boxes_N4.numpy())
         assert sample.image_id == images[example].image_id
         np.testing.assert_array_equal(features_ND, images[example].features.astype(np.float16))
         np.testing.assert_array_equal(boxes_N4, images[example].boxes)
@@ -48,5 +48,5 @@ def test_a_large_image_is_copied_whole(make_image: Callable[..., ImageRecord], i
     record = make_image(0, boxes=40, feature_dim=2048)  # 81,920 numbers: more than one serial copy takes
     write_shards([record], tmp_path / "set", info)
     features_ND, boxes_N4 = torch.empty(40, 2048, dtype=torch.float16), torch.empty(40, 4)
-    open_reader(ShardSet.open(tmp_path / "set"), StopAtBad()).read(1, features_ND, boxes_N4)
+    open_reader(ShardSet.open(tmp_path / "set"), StopAtBad()).read(1, features_ND.numpy(), boxes_N4.numpy())
     np.testing.assert_array_equal(features_ND, record.features.astype(np.float16))
