@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from adaptive_ft.adaptive_files import CONFIG_FILE, check_entries, read_description, write_description
 from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.hub import local_folder
-from adaptive_ft.policy import PolicyConfig, is_whole
+from adaptive_ft.policy import POLICIES, PolicyConfig, is_whole
 from adaptive_ft.strategies import canonical
 
 EvalDecisions = Literal["argmax", "sample", "global"]
@@ -46,8 +46,12 @@ class AdaptiveConfig:
             raise UserError(f"strategy is {self.strategy!r}; it is a name, as 'spottune'.")
         canonical(self.strategy)
         if not isinstance(self.policy, PolicyConfig):
-            kind = self.policy if isinstance(self.policy, str) else PolicyConfig.kind
-            raise UserError(f"policy is {self.policy!r}; it is a PolicyConfig, as PolicyConfig(kind={kind!r}).")
+            known = str(self.policy) in POLICIES
+            raise UserError(
+                f"policy is {self.policy!r}; it is a PolicyConfig, as"
+                f" PolicyConfig(kind={str(self.policy) if known else PolicyConfig.kind!r})."
+                f"{'' if known else nearest(str(self.policy), POLICIES)}"
+            )
         if not all(is_whole(layer) for layer in self.frozen_layers):
             raise UserError(f"frozen_layers are {list(self.frozen_layers)}; each is the number of a layer, from 0 up.")
         if not 0 < self.temperature < math.inf:

@@ -166,7 +166,8 @@ def _global_decision(description: Mapping[str, Any], folder: Path) -> list[int] 
 
 def check_not_adapted(model: nn.Module) -> None:
     """Refuse a model that is adapted, or of which some part is."""
-    if is_gated(model) or any(isinstance(module, Saves) for module in model.modules()):
+    adapted = [module.base for module in model.modules() if isinstance(module, Saves)]  # a merged one refuses itself
+    if is_gated(model) or adapted:
         raise UserError("the model is adapted already; unload() gives the pretrained model back.")
 
 

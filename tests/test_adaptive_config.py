@@ -126,6 +126,7 @@ def test_options_that_are_no_adaptive_config_are_refused() -> None:
     ("given", "told"),
     [
         ("mirror", r"policy is 'mirror'; it is a PolicyConfig, as PolicyConfig\(kind='mirror'\)"),
+        ("miror", r"as PolicyConfig\(kind='light'\)\. Did you mean 'mirror'"),
         ({"kind": "mirror"}, r"it is a PolicyConfig, as PolicyConfig\(kind='light'\)"),
     ],
 )

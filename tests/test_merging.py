@@ -188,6 +188,7 @@ USES: dict[str, Callable[[AdaptiveModel], object]] = {
     "get_latest_gates": lambda model: model.get_latest_gates(),
     "decisions": lambda model: model.decisions,
     "global_decisions": lambda model: setattr(model, "global_decisions", None),
+    "adapting it again": lambda model: get_adaptive_model(model),
     "base": lambda model: model.base,
     "policy": lambda model: model.policy,
 }
