@@ -27,7 +27,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every benchmark, and one table of them in docs/benchmarks (under 10 minutes on two CPU cores).
+# Every benchmark, and one table of them in docs/benchmarks (about 15 minutes on two CPU cores).
 bench: install
 	mkdir -p build
 	$(BIN)/python -m pytest kernels/benchmarks --benchmark-json=build/benchmarks.json
