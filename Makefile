@@ -12,7 +12,7 @@ BIN := .venv/bin
 LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
-.PHONY: train test check bench install world clean
+.PHONY: train test test-cluster check bench install world clean
 
 # The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
@@ -21,6 +21,10 @@ train: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# What takes minutes: a real Slurm cluster on this machine, ranks that are killed. As root it installs Debian's Slurm.
+test-cluster: install
+	$(BIN)/python -m pytest tests/cluster
 
 check: install
 	$(BIN)/ruff check .
