@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.checks import check_answered, check_export, check_options, check_same_data
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.choice import bad_samples, open_shards
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import EvalStream, TrainStream
+from adaptive_ft.data.reading.choice import bad_samples, open_shards
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream, TrainStream
 from adaptive_ft.engine.checkpoint import LATEST
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config

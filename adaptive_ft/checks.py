@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
 LEAST = {

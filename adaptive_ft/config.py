@@ -18,7 +18,7 @@ import tyro
 import yaml
 
 from adaptive_ft.adapt import AdaptiveConfig
-from adaptive_ft.data.choice import DataConfig
+from adaptive_ft.data.reading.choice import DataConfig
 from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.losses import PolicyLossConfig

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from adaptive_ft.build import build, choose_kernels
 from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
-from adaptive_ft.data.choice import open_shards
-from adaptive_ft.data.manifest import Manifest
+from adaptive_ft.data.format.manifest import Manifest
+from adaptive_ft.data.reading.choice import open_shards
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.data.world.generate import Progress, generate_world
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures

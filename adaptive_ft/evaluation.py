@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adaptive_ft.analysis.usage import UsageMeter
-from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch

@@ -13,7 +13,7 @@ from adaptive_ft.analysis.pictures import save_figure, save_history_csv, save_us
 from adaptive_ft.analysis.table import SUMMARY, read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
-from adaptive_ft.data.choice import all_questions
+from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, best_constant_answer
 from adaptive_ft.tracking import Tracker, open_trackers

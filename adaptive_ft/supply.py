@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.data.reading.stream import TrainStream
 from adaptive_ft.engine.ranks import Ranks
 
 

@@ -17,7 +17,7 @@ import torch
 
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.gates import GatesDiverged
 from adaptive_ft.losses import policy_losses

@@ -16,8 +16,8 @@ import pytest
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
-from adaptive_ft.data.shard_index import load_index
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.format.shard_index import load_index
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.engine.ranks import Ranks, free_port
 from adaptive_ft.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 
 from adaptive_ft.checks import LEAST, SHARES, check_options, check_question_length, check_same_data
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.config import RunConfig, dump_run_config, load_run_config
-from adaptive_ft.data.choice import DataConfig
+from adaptive_ft.data.reading.choice import DataConfig
 from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig

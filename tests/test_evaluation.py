@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LxmertForQuestionAnswering
 
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.evaluation import Evaluation, answer, evaluate
 from adaptive_ft.run_folder import RunFolder

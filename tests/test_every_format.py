@@ -15,10 +15,10 @@ import pytest
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.config import load_run_config
+from adaptive_ft.data.reading.shard_set import ShardSet, verify
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shard_set import ShardSet, verify
 from adaptive_ft.data.sources.vqa_json import read_vqa_json
-from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, best_constant_answer

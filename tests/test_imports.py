@@ -41,6 +41,10 @@ STOREYS: tuple[tuple[str, ...], ...] = (
 )
 LEVEL = {room: level for level, storey in enumerate(STOREYS) for room in storey}
 
+# The rooms of the largest house, from the ground up; what is not named is a module of its own on the ground floor.
+DATA_STOREYS = (("format",), ("places",), ("reading", "writing"), ("sources", "world"))
+DATA_LEVEL = {room: level for level, storey in enumerate(DATA_STOREYS, start=1) for room in storey}
+
 # What a room must never know, though it may stand below: (room, rooms).
 STRANGERS = {
     "kernels": {"adaptive_ft", *LEVEL} - {"kernels"},
@@ -54,7 +58,7 @@ MAX_FILE, MAX_FUNCTION, MAX_KERNEL, MAX_PARAMETERS = 300, 40, 80, 9
 
 
 def module_name(path: Path) -> str:
-    """adaptive_ft.data.stream for adaptive_ft/data/stream.py; a package is named as its folder."""
+    """adaptive_ft.data.reading.stream for adaptive_ft/data/reading/stream.py; a package is named as its folder."""
     root = KERNELS if path.is_relative_to(KERNELS) else REPOSITORY
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -117,6 +121,16 @@ def test_imports_point_only_downwards(module: str) -> None:
     """No module imports from a storey above its own."""
     upwards = {name for name in imports_of(module) if LEVEL[room(name)] > LEVEL[room(module)]}
     assert not upwards, f"'{module}' stands below {sorted(upwards)} and must not import them"
+
+
+def test_rooms_of_data_import_only_downwards() -> None:
+    """What shards are stands below where they lie, that below reading and writing them, and those below all sources."""
+    inside = {module: module.split(".")[2] for module in SOURCES if module.startswith("adaptive_ft.data.")}
+    for module, own in inside.items():
+        upwards = {
+            name for name in imports_of(module) if DATA_LEVEL.get(inside.get(name, ""), 0) > DATA_LEVEL.get(own, 0)
+        }
+        assert not upwards, f"'{module}' stands below {sorted(upwards)} and must not import them"
 
 
 def test_no_import_cycle() -> None:

@@ -17,7 +17,7 @@ from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.commands.eval import Command as Evaluate
 from adaptive_ft.config import RunConfig, load_run_config
-from adaptive_ft.data.shard_set import PictureShardSet
+from adaptive_ft.data.reading.shard_set import PictureShardSet
 from adaptive_ft.data.world.config import IMAGE_ID_SPACE
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks

@@ -11,8 +11,8 @@ import pytest
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import TrainStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.trainer import Trainer
@@ -33,9 +33,9 @@ def test_the_share_is_of_the_steps_since_the_last_window(workplace: Path, ranks:
 TWO_RANKS = """
 import sys
 from pathlib import Path
-from adaptive_ft.data.bad_samples import DamagedSample, SkipBad
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.data.reading.bad_samples import DamagedSample, SkipBad
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import TrainStream
 from adaptive_ft.engine.ranks import run_ranks
 from adaptive_ft.supply import SupplyMeter
 

@@ -19,7 +19,7 @@ from adaptive_ft.build import Run, build
 from adaptive_ft.commands.eval import Command
 from adaptive_ft.commands.shards import Command as ShardsCommand
 from adaptive_ft.config import load_run_config
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.engine.deepspeed_engine import Engine

@@ -11,11 +11,11 @@ from typing import Literal
 
 import torch
 
-from adaptive_ft.data.choice import all_questions, images_by_question, open_set
-from adaptive_ft.data.manifest import LABELLED_PICTURES, answer_table_hash
-from adaptive_ft.data.remote import is_remote
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, answer_table_hash
+from adaptive_ft.data.places.remote import is_remote
+from adaptive_ft.data.reading.choice import all_questions, images_by_question, open_set
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.evaluation import Evaluation, answer, evaluate

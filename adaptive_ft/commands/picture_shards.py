@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adaptive_ft.data.manifest import LABELLED_PICTURES, ShardInfo
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, ShardInfo
 from adaptive_ft.data.sources.labelled_pictures import LabelledFile, list_labelled_files
 
 

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from adaptive_ft.data.manifest import Manifest, ShardInfo
-from adaptive_ft.data.packed import PackedImage, PackedReader, files_of
-from adaptive_ft.data.shard_plan import shard_plan
-from adaptive_ft.data.shards import Writing, write_shards
+from adaptive_ft.data.format.manifest import Manifest, ShardInfo
+from adaptive_ft.data.sources.packed import PackedImage, PackedReader, files_of
+from adaptive_ft.data.writing.shard_plan import shard_plan
+from adaptive_ft.data.writing.shards import Writing, write_shards
 
 
 class Repacking(Protocol):

@@ -7,10 +7,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from adaptive_ft.commands.repack import repack
-from adaptive_ft.data.manifest import Manifest
-from adaptive_ft.data.packed import info_of, moved, packed_images
-from adaptive_ft.data.shards import IMAGES_PER_SHARD
-from adaptive_ft.data.unfinished import check_free
+from adaptive_ft.data.format.manifest import Manifest
+from adaptive_ft.data.sources.packed import info_of, moved, packed_images
+from adaptive_ft.data.writing.shards import IMAGES_PER_SHARD
+from adaptive_ft.data.writing.unfinished import check_free
 
 
 @dataclass

@@ -12,13 +12,9 @@ from tqdm import tqdm
 
 from adaptive_ft.commands.picture_shards import picture_set
 from adaptive_ft.data.answers import build_answer_table, count_outside, process_answer
-from adaptive_ft.data.bad_images import LeaveOutBadImages, StopAtBadImage
-from adaptive_ft.data.manifest import Manifest, ShardInfo
-from adaptive_ft.data.overlap import count_shared
+from adaptive_ft.data.format.manifest import Manifest, ShardInfo
+from adaptive_ft.data.reading.overlap import count_shared
 from adaptive_ft.data.records import PendingImage
-from adaptive_ft.data.shard_part import Read
-from adaptive_ft.data.shard_plan import shard_plan
-from adaptive_ft.data.shards import IMAGES_PER_SHARD, Writing, as_it_is, write_shards
 from adaptive_ft.data.sources.features import FeatureReader, list_features
 from adaptive_ft.data.sources.image_names import named_as_asked
 from adaptive_ft.data.sources.image_sizes import ImageSizes
@@ -27,7 +23,11 @@ from adaptive_ft.data.sources.labelled_pictures import read_labelled_file
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.sources.source_files import files_on_disk
 from adaptive_ft.data.sources.unread import UnreadImage
-from adaptive_ft.data.unfinished import check_free
+from adaptive_ft.data.writing.bad_images import LeaveOutBadImages, StopAtBadImage
+from adaptive_ft.data.writing.shard_part import Read
+from adaptive_ft.data.writing.shard_plan import shard_plan
+from adaptive_ft.data.writing.shards import IMAGES_PER_SHARD, Writing, as_it_is, write_shards
+from adaptive_ft.data.writing.unfinished import check_free
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.reading import may_be_hub_id
 

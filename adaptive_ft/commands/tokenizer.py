@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adaptive_ft.data.sources.question_files import QuestionFiles
 from adaptive_ft.data.tokenizer import train_wordpiece
-from adaptive_ft.data.unfinished import check_free
+from adaptive_ft.data.writing.unfinished import check_free
 from adaptive_ft.errors import UserError
 
 

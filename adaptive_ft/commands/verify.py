@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from adaptive_ft.data.shard_set import verify
+from adaptive_ft.data.reading.shard_set import verify
 
 
 @dataclass

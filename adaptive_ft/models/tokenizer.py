@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.options import ModelConfig
 from adaptive_ft.models.bases.reading import is_file_name, may_be_hub_id

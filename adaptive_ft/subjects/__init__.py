@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.manifest import LABELLED_PICTURES, QUESTIONS
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, QUESTIONS
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.tokenizer import load_tokenizer, read_tokenizer
 from adaptive_ft.subjects.picture_processing import load_processing

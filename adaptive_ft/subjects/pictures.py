@@ -7,9 +7,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.manifest import LABELLED_PICTURES
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.data.pixels import Framing
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.models.bases.pictures import fed_side, image_size_of
 from adaptive_ft.models.loading import DataFacts
 from adaptive_ft.subjects.picture_processing import PictureProcessing

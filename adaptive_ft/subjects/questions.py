@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_ft.checks import check_question_length
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import DataFacts
 from adaptive_ft.tasks.task import Task

@@ -6,7 +6,7 @@ from typing import Protocol
 from transformers import PreTrainedModel
 
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.models.loading import DataFacts
 from adaptive_ft.tasks.task import Task
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adaptive_ft.data.batch import Examples
+from adaptive_ft.data.reading.batch import Examples
 from adaptive_ft.errors import UserError
 from adaptive_ft.tasks.batch import TaskBatch
 

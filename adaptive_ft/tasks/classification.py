@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adaptive_ft.data.batch import PictureBatch
+from adaptive_ft.data.reading.batch import PictureBatch
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.choice import AnswerChoice
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.choice import AnswerChoice
 from adaptive_ft.tasks.vqa_augment import flip, resize

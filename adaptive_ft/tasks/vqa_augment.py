@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.records import Question
 
 SHORT_SIDE, LONG_SIDE = 600, 1000

@@ -18,11 +18,11 @@ import webdataset
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from adaptive_ft.data.manifest import ShardInfo
+from adaptive_ft.data.format.manifest import ShardInfo
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import TrainStream
 from adaptive_ft.data.records import ImageRecord, Question
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.data.writing.shards import write_shards
 from measuring import Cell, measure
 
 IMAGES, SHARD, REGIONS, FEATURES, BATCH = 2000, 250, 36, 2048, 32

@@ -16,12 +16,12 @@ from transformers import LxmertForQuestionAnswering
 from adaptive_ft.build import build
 from adaptive_ft.commands.eval import Command
 from adaptive_ft.config import load_run_config
-from adaptive_ft.data.manifest import Manifest, ShardInfo
+from adaptive_ft.data.format.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shards import write_shards
 from adaptive_ft.data.sources.join import records_without_regions
 from adaptive_ft.data.world.config import SPLITS, WorldConfig
 from adaptive_ft.data.world.generate import split_records
+from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder

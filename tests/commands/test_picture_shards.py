@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from adaptive_ft.cli import run_command
-from adaptive_ft.data.manifest import LABELLED_PICTURES
-from adaptive_ft.data.shard_set import verify
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES
+from adaptive_ft.data.reading.shard_set import verify
 from adaptive_ft.errors import UserError
 from tests.data.picture_files import write_picture
 

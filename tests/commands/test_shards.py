@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from adaptive_ft.cli import run_command
+from adaptive_ft.data.reading.shard_set import ShardSet, verify
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shard_set import ShardSet, verify
 from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
-from adaptive_ft.data.stream import EvalStream
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import json_content, write_npz_folder, write_tsv
 

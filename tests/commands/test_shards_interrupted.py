@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from adaptive_ft.cli import run_command
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from tests.commands.test_shards import ask
 from tests.data.sources.feature_files import write_tsv

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_ft.data import remote
-from adaptive_ft.data.manifest import ShardInfo
+from adaptive_ft.data.format.manifest import ShardInfo
+from adaptive_ft.data.places import remote
 from adaptive_ft.data.records import ImageRecord, Question
-from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.writing.shards import write_shards
 from tests.data.shard_server import Server
 
 MakeImage = Callable[..., ImageRecord]

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from adaptive_ft.data.batch import RawBatch
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.stream import TrainStream
+from adaptive_ft.data.reading.batch import RawBatch
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import TrainStream
 
 ROOMY = 10**9
 

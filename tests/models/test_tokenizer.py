@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ft.data.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import ModelConfig

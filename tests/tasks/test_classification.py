@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adaptive_ft.data.batch import PictureBatch
+from adaptive_ft.data.reading.batch import PictureBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.errors import UserError
 from adaptive_ft.tasks.classification import ClassificationTask, Normalisation, PictureConfig, crop

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import LxmertConfig, LxmertForQuestionAnswering, PreTrainedTokenizerFast
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.errors import UserError
 from adaptive_ft.tasks.batch import TaskBatch

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.tasks.vqa import VqaConfig, VqaTask

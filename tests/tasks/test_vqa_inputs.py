@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adaptive_ft.data.batch import RawBatch
+from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.errors import UserError

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptive_ft.data.manifest import Manifest, ShardInfo
+from adaptive_ft.data.format.manifest import Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, Question
-from adaptive_ft.data.shard_part import SHARD_FILES
-from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.unfinished import begin_beside, check_free
 from adaptive_ft.data.world.annotators import ANSWER_TABLE, annotate
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene
 from adaptive_ft.data.world.config import (
@@ -32,6 +29,9 @@ from adaptive_ft.data.world.priors import Priors, choose_questions, split_priors
 from adaptive_ft.data.world.regions import find_boxes
 from adaptive_ft.data.world.scenes import draw_scene
 from adaptive_ft.data.world.tokenizer import write_tokenizer
+from adaptive_ft.data.writing.shard_part import SHARD_FILES
+from adaptive_ft.data.writing.shards import write_shards
+from adaptive_ft.data.writing.unfinished import begin_beside, check_free
 from adaptive_ft.errors import UserError
 
 WORLD_FILE = "world.json"

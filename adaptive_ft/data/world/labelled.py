@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptive_ft.data.manifest import LABELLED_PICTURES, Manifest, ShardInfo
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardInfo
 from adaptive_ft.data.records import ImageRecord, labelled_picture
-from adaptive_ft.data.shards import write_shards
-from adaptive_ft.data.unfinished import begin_beside
 from adaptive_ft.data.world.attributes import ALL_PAIRS, NEW_PAIRS, SOURCE_PAIRS, WorldObject
 from adaptive_ft.data.world.config import IMAGE_ID_SPACE, SPLITS, Split
 from adaptive_ft.data.world.generate import WORLD_FILE, WORLD_FILES, Progress, holds_world, no_progress
 from adaptive_ft.data.world.pictures import LOOKS, encode_png, look_between, paint_things
 from adaptive_ft.data.world.priors import Priors
 from adaptive_ft.data.world.scenes import MAX_TURN
+from adaptive_ft.data.writing.shards import write_shards
+from adaptive_ft.data.writing.unfinished import begin_beside
 from adaptive_ft.errors import UserError
 
 PICTURES_VERSION = 3

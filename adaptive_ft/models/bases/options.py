@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from adaptive_ft.data.manifest import QUESTIONS
+from adaptive_ft.data.format.manifest import QUESTIONS
 from adaptive_ft.errors import UserError
 
 

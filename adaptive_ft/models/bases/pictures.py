@@ -13,7 +13,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from adaptive_ft.data.manifest import LABELLED_PICTURES
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.bases.options import DataFacts, Family, ModelConfig
 from adaptive_ft.models.bases.reading import check_report, read_pretrained

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_ft.data.manifest import ShardInfo
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.format.manifest import ShardInfo
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join
 from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
 from adaptive_ft.data.sources.vqa_json import read_vqa_json
-from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
 
 

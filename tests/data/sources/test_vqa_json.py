@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from adaptive_ft.data.answers import build_answer_table
-from adaptive_ft.data.manifest import ShardInfo
-from adaptive_ft.data.shard_set import ShardSet
-from adaptive_ft.data.shards import write_shards
+from adaptive_ft.data.format.manifest import ShardInfo
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.sources.join import records_without_regions
 from adaptive_ft.data.sources.vqa_json import read_vqa_json
-from adaptive_ft.data.stream import EvalStream
+from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
 
 ANSWERS = ["yes"] * 8 + ["Yes.", "no"]

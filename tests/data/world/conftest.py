@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ft.data.manifest import Manifest
+from adaptive_ft.data.format.manifest import Manifest
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.world import WorldConfig, generate_world
 from adaptive_ft.data.world.attributes import Scene

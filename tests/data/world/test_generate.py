@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_ft.data.manifest import Manifest
+from adaptive_ft.data.format.manifest import Manifest
+from adaptive_ft.data.reading.shard_set import verify
 from adaptive_ft.data.records import ImageRecord, validate_record
-from adaptive_ft.data.shard_set import verify
 from adaptive_ft.data.world import WorldConfig, generate_world
 from adaptive_ft.data.world.annotators import ANSWER_TABLE
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene

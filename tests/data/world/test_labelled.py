@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from adaptive_ft.data.pixels import decode_rgb
+from adaptive_ft.data.reading.shard_set import verify
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.shard_set import verify
 from adaptive_ft.data.world.attributes import COLORS, HELD_OUT_PAIRS
 from adaptive_ft.data.world.config import SPLITS, WorldConfig
 from adaptive_ft.data.world.generate import generate_world

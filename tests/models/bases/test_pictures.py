@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from adaptive_ft.data.manifest import LABELLED_PICTURES
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import describe
 from adaptive_ft.models.bases.pictures import fed_side, image_size_of

@@ -1,0 +1,1 @@
+"""What a folder of shards holds, byte for byte: manifest, JSON member, index, and the check of one shard."""

@@ -1,0 +1,1 @@
+"""Where shards lie: in a folder of this machine, or behind an address and copied before they are read."""

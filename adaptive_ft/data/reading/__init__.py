@@ -1,0 +1,1 @@
+"""Shards become batches: opened sets, checked reads, and streams in an order that no rank or reader changes."""

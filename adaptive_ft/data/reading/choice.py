@@ -1,0 +1,92 @@
+"""Which shards a run reads, and how: the data section of its config."""
+
+import getpass
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from adaptive_ft.data.places.remote import is_remote
+from adaptive_ft.data.reading.bad_samples import BadSamples, SkipBad, StopAtBad
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
+from adaptive_ft.data.records import Question
+from adaptive_ft.errors import UserError
+
+READ_AT_ONCE = 1024
+
+
+@dataclass
+class DataConfig:
+    """Shard folders for training and validation."""
+
+    train: str = ""
+    """Folder of shards to train on, or the address of one elsewhere: http://host/folder, pipe:command {}."""
+    val: str = ""
+    """Folder or address of shards to evaluate on after every epoch."""
+    blind: bool = False
+    """Questions only: region features are not read, every picture is one zero vector."""
+    tokenizer: str | None = None
+    """Hub id or folder; default: the one that lies with the base model, else the one the shards name."""
+    readers: int = 1
+    """Threads per rank that read batches ahead; 0 reads in the training's own thread."""
+    on_bad: Literal["skip", "fail"] = "skip"
+    """What training does about a damaged sample; an evaluation always fails, as does a shard missing or cut short."""
+    max_bad_share: float = 0.001
+    """Share of the examples that may be left out as damaged before training fails."""
+    cache: str | None = None
+    """Folder on a disk of this machine for copies of shards that lie elsewhere, shared by all ranks and runs; default:
+    adaptive-ft-shards-USER in the folder for temporary files."""
+    cache_gb: float = 100.0
+    """Room for copies of one shard set, in 10^9 bytes; it must hold the 32 shards that are planned at a time."""
+
+
+def open_shards(address: str, config: DataConfig) -> ShardSet:
+    """The shard set in a folder or behind an address, blind when the config says so.
+
+    Raises:
+        UserError: none named, missing or damaged shards, or a manifest that does not match them.
+    """
+    if not address:
+        raise UserError("No shards are named: give the folders with --data.train and --data.val.")
+    shards = open_set(address, config)
+    return shards.with_blind() if config.blind else shards
+
+
+def open_set(address: str, config: DataConfig) -> ShardSet:
+    """The shard set in a folder or behind an address, with all that it holds.
+
+    Raises UserError for missing or damaged shards, or a manifest that does not match them.
+    """
+    if is_remote(address):
+        cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards-{getpass.getuser()}"
+        return ShardSet.open_remote(address, Path(cache), int(config.cache_gb * 1e9))
+    return ShardSet.open(Path(address))
+
+
+def bad_samples(config: DataConfig, shards: ShardSet) -> BadSamples:
+    """What training on `shards` does about damaged samples.
+
+    Raises UserError for a share that is none.
+    """
+    return StopAtBad() if config.on_bad == "fail" else SkipBad(config.max_bad_share, shards.num_examples)
+
+
+def all_questions(shards: ShardSet) -> list[Question]:
+    """Every question of a shard set, in order, without reading any features."""
+    questions = [question for batch in _blindly(shards) for question in batch.questions]
+    return questions[: shards.num_examples]
+
+
+def images_by_question(shards: ShardSet) -> dict[int, str]:
+    """The id of the image that each question of a shard set is about, by the question's id."""
+    return {
+        question.question_id: image_id
+        for batch in _blindly(shards)
+        for question, image_id in zip(batch.questions, batch.image_ids, strict=True)
+    }
+
+
+def _blindly(shards: ShardSet) -> EvalStream:
+    """A pass over all examples that reads neither features nor pixels."""
+    return EvalStream(shards.with_blind(1), batch_size=READ_AT_ONCE, readers=1)

@@ -1,0 +1,221 @@
+"""An opened folder of shards: cheap checks first, then examples by number.
+
+An example is one question; examples are numbered in the order of shards, images and questions. Shape
+suffixes: I images of the set, S shards.
+"""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardEntry
+from adaptive_ft.data.format.shard_index import MEMBERS, load_index
+from adaptive_ft.data.format.shard_scan import check_shard
+from adaptive_ft.data.pixels import Framing
+from adaptive_ft.data.places.remote import RemoteFolder
+from adaptive_ft.data.places.shard_copies import CopiedFiles, fetch_set
+from adaptive_ft.data.places.shard_files import LocalFiles, ShardFiles
+from adaptive_ft.errors import UserError
+
+BLIND_FEATURE_DIM = 16  # nothing but zeros goes in, so the smallest projection that is still a matrix will do
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an example lies: shard, image and its index row, place among the image's questions."""
+
+    shard: int
+    image: int
+    question: int
+    row: np.void
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A whole, checked shard set; `open` and `open_remote` make it.
+
+    `folder` holds manifest and indexes, and `files` gives the shards, which lie in it or come from elsewhere.
+    `index_I` holds the rows of all shards' indexes, `first_image_S` and `first_example_I` where each shard's
+    images and each image's questions start.
+    """
+
+    folder: Path
+    manifest: Manifest
+    files: ShardFiles
+    index_I: NDArray[np.void]
+    first_image_S: NDArray[np.int64]
+    first_example_I: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open `folder` after the cheap checks: manifest, presence and size of every shard, indexes.
+
+        Raises UserError naming the file, what was expected and what was found. `verify` reads every byte.
+        """
+        manifest = Manifest.load(folder)
+        for entry in manifest.shards:
+            _check_presence(folder, entry, load_index(folder, entry))
+        return cls._opened(folder, manifest, LocalFiles(folder, manifest))
+
+    @classmethod
+    def open_remote(cls, address: str, cache: Path, room: int) -> Self:
+        """Open the set behind an address (see data/remote.py), whose shards are copied below `cache` when they are
+        needed; copies that no plan names go where more than `room` bytes would be taken.
+
+        Raises UserError for what cannot be fetched or is not what the manifest promises.
+        """
+        remote = RemoteFolder(address)
+        folder, manifest = fetch_set(remote, cache)
+        return cls._opened(folder, manifest, CopiedFiles(remote, folder, manifest, room))
+
+    @classmethod
+    def _opened(cls, folder: Path, manifest: Manifest, files: ShardFiles) -> Self:
+        index_I = np.concatenate([load_index(folder, entry) for entry in manifest.shards])
+        _check_box_counts(folder, manifest, index_I)
+        starts_S = np.cumsum([0] + [entry.images for entry in manifest.shards], dtype=np.int64)[:-1]
+        ends_I = np.cumsum(index_I["num_questions"], dtype=np.int64)
+        return cls(folder, manifest, files, index_I, starts_S, ends_I - index_I["num_questions"])
+
+    def with_blind(self, feature_dim: int | None = None) -> "BlindShardSet":
+        """The same questions without their regions: one zero feature and the whole picture as its box.
+
+        `feature_dim` defaults to that of the shards, so that one model fits both, or 16 where they have none.
+        """
+        dim = feature_dim or self.manifest.feature_dim or BLIND_FEATURE_DIM
+        parts = (self.folder, self.manifest, self.files, self.index_I, self.first_image_S, self.first_example_I)
+        return BlindShardSet(*parts, blind_feature_dim=dim)
+
+    def with_pictures(self, framing: Framing) -> "PictureShardSet":
+        """The same labelled pictures, every one in the same frame.
+
+        Raises UserError when the set holds something else.
+        """
+        if self.manifest.content != LABELLED_PICTURES:
+            raise UserError(
+                f"the shards in '{self.address}' hold {self.manifest.content}, no labelled pictures; make those with"
+                " adaptive-ft shards --pictures FOLDER"
+            )
+        parts = (self.folder, self.manifest, self.files, self.index_I, self.first_image_S, self.first_example_I)
+        return PictureShardSet(*parts, framing=framing)
+
+    @property
+    def num_examples(self) -> int:
+        """Questions in the set."""
+        return self.manifest.questions
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that differ between sets of different bytes."""
+        hashes = " ".join(entry.sha256 for entry in self.manifest.shards)
+        return hashlib.sha256(hashes.encode()).hexdigest()[:12]
+
+    @property
+    def num_images(self) -> int:
+        """Images in the set."""
+        return self.manifest.images
+
+    @property
+    def max_boxes(self) -> int:
+        """Regions of the image that has most: every batch is padded to it."""
+        return self.manifest.max_boxes
+
+    @property
+    def feature_dim(self) -> int:
+        """Size of one region's feature vector."""
+        return self.manifest.feature_dim
+
+    @property
+    def examples_per_shard(self) -> list[int]:
+        """Questions in each shard, in order."""
+        return [entry.questions for entry in self.manifest.shards]
+
+    def locate(self, example: int) -> Place:
+        """Where example number `example` lies."""
+        # bisect on lists: numpy's searchsorted takes ten times as long for a single number.
+        image = bisect_right(self._first_examples, example) - 1
+        shard = bisect_right(self._first_images, image) - 1
+        return Place(shard, image, example - self._first_examples[image], self.index_I[image])
+
+    @cached_property
+    def _first_examples(self) -> list[int]:
+        return self.first_example_I.tolist()
+
+    @cached_property
+    def _first_images(self) -> list[int]:
+        return self.first_image_S.tolist()
+
+    @property
+    def address(self) -> str:
+        """How messages call the set: its folder, or where it comes from."""
+        return self.files.address
+
+
+@dataclass(frozen=True)
+class BlindShardSet(ShardSet):
+    """A shard set whose features stay unread: every image is one zero vector, its box the whole picture."""
+
+    blind_feature_dim: int = BLIND_FEATURE_DIM
+
+    @property
+    def max_boxes(self) -> int:
+        """One: the whole picture."""
+        return 1
+
+    @property
+    def feature_dim(self) -> int:
+        """Size of the zero vector."""
+        return self.blind_feature_dim
+
+
+@dataclass(frozen=True)
+class PictureShardSet(ShardSet):
+    """A set of labelled pictures, read as squares of one size."""
+
+    framing: Framing
+
+
+def verify(folder: Path, progress: Callable[[Sequence[ShardEntry]], Iterable[ShardEntry]] = iter) -> Manifest:
+    """Read every byte of a shard set and compare with manifest and index; UserError at the first difference.
+
+    `progress` wraps the list of shards (for instance `tqdm.tqdm`).
+    """
+    shards = ShardSet.open(folder)
+    for entry in progress(shards.manifest.shards):
+        check_shard(folder, entry, load_index(folder, entry))
+    return shards.manifest
+
+
+def _check_box_counts(folder: Path, manifest: Manifest, index_I: NDArray[np.void]) -> None:
+    found = (int(index_I["num_boxes"].min()), int(index_I["num_boxes"].max()))
+    if found != (manifest.min_boxes, manifest.max_boxes):
+        raise UserError(
+            f"the manifest in '{folder}' says {manifest.min_boxes} to {manifest.max_boxes} boxes per image, "
+            f"the indexes say {found[0]} to {found[1]}; it was edited"
+        )
+
+
+def _check_presence(folder: Path, entry: ShardEntry, index_I: NDArray[np.void]) -> None:
+    path = folder / entry.file
+    if not path.is_file():
+        raise UserError(f"shard {path} is missing, the manifest lists it; copy it again or write the shards again")
+    found = path.stat().st_size
+    if found == entry.bytes:
+        return
+    ends_I = np.max([index_I[f"{kind}_offset"] + index_I[f"{kind}_size"] for kind in MEMBERS], axis=0)
+    lost_I = np.flatnonzero(ends_I > found)
+    raise UserError(
+        f"shard {path} has {found} bytes, the manifest says {entry.bytes}: it was cut or replaced."
+        + (
+            f" {len(lost_I)} of its {len(ends_I)} samples are cut off, the first is number {lost_I[0]}."
+            if len(lost_I)
+            else ""
+        )
+        + " Copy it again."
+    )

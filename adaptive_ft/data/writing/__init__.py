@@ -1,0 +1,1 @@
+"""Images become shards: whole or not there, by one process or several, resumed after a kill."""
