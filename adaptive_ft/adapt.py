@@ -22,7 +22,7 @@ from adaptive_ft.components import ComponentMap
 from adaptive_ft.decider import Decider
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, annealed_temperature
-from adaptive_ft.models import describe, undo_sdpa
+from adaptive_ft.models import allow_recomputing, describe, undo_recomputing, undo_sdpa
 from adaptive_ft.models.recorded import record_of
 from adaptive_ft.outputs import with_gates
 from adaptive_ft.policy import Policy, build_policy
@@ -32,6 +32,7 @@ from adaptive_ft.refusals import trains_as_before_on_failure
 from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import gating
 
+RECOMPUTING = {"use_reentrant": False}
 GROUPS = ("delta", "other", "head", "policy")
 # What an adapted model is made of, and gives up when its base is given out as a plain model again.
 PARTS = ("base", "policy", "tying", "decider", "holder", "gating", "log")
@@ -89,6 +90,7 @@ class AdaptiveModel(LogsPolicy, Saves):
             if self.tying.decisions:
                 # Before the wrapping: a mirror copies plain weights from the backbone.
                 self.policy = build_policy(config.policy, self.anatomy.backbone(base), len(self.decisions))
+            allow_recomputing(base)
             self.gating.wrap(base, self.holder)
 
     @property
@@ -142,6 +144,23 @@ class AdaptiveModel(LogsPolicy, Saves):
     def anneal(self, share: float) -> None:
         """Set the Gumbel temperature to what it is after `share` of all updates, 0 to 1 (`annealed_temperature`)."""
         self.decider.temperature = annealed_temperature(self.config.temperature, self.config.final_temperature, share)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Keep only the inputs of every layer for the backward pass, in which the layer runs once more (transformers'
+        own switch, of the backbone). Recomputed layers find the gates of their step.
+
+        gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`; with the re-entrant form the backward
+        pass raises ValueError. None stands for {"use_reentrant": False}. options: what else this transformers' switch
+        knows (`every_n_layers`, `offload`).
+        """
+        backbone: Any = self.anatomy.backbone(self.base)
+        # Older transformers have the other name only, newer ones a warning for it.
+        new_name = getattr(backbone, "activation_checkpointing_enable", None)
+        (new_name or backbone.gradient_checkpointing_enable)(
+            dict(gradient_checkpointing_kwargs or RECOMPUTING), **options
+        )
 
     def _check_outputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse what cannot be given back for samples that skip a layer."""
@@ -248,6 +267,7 @@ class AdaptiveModel(LogsPolicy, Saves):
         """The base, plain by now, for its new owner; what is left here is `Spent`."""
         base = self.base
         undo_sdpa(base)
+        undo_recomputing(base)
         for name in PARTS:
             delattr(self, name)
         self.__class__ = Spent

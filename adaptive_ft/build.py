@@ -157,6 +157,8 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
     train_shards, val_shards = (subject.fit(shards, base) for shards in (train_shards, val_shards))
     task = subject.task(config, base)
     model = get_adaptive_model(base, config.adapt)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     check_export(config.export_to, model)
     return Parts(train_shards, val_shards, subject, task, model, numbers, ds_config)
 

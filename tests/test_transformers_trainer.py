@@ -159,13 +159,18 @@ def test_it_resumes_from_its_own_checkpoints(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_checkpointed_activations_are_asked_for_at_the_base(tmp_path: Path) -> None:
-    """The Trainer's own option calls a method that only the base has."""
-    model = adapted()
-    model.base.gradient_checkpointing_enable({"use_reentrant": False})
-    trainer(model, tmp_path, max_steps=1).train()
-    with pytest.raises(AttributeError, match="gradient_checkpointing_enable"):
-        trainer(model, tmp_path, max_steps=1, gradient_checkpointing=True).train()
+def test_the_trainer_may_ask_for_checkpointed_activations(tmp_path: Path) -> None:
+    """Its own option: every layer runs twice a step, and the weights are those of a run without."""
+    plain, recomputed = adapted(), adapted()
+    runs: list[int] = []
+    inner = next(module for name, module in recomputed.base.named_modules() if name.endswith("layernorm_before"))
+    inner.register_forward_hook(lambda *_: runs.append(1))
+    trainer(plain, tmp_path, max_steps=1, learning_rate=1e-2).train()
+    trainer(recomputed, tmp_path, max_steps=1, learning_rate=1e-2, gradient_checkpointing=True).train()
+    assert len(runs) == 2
+    found = trained(recomputed)
+    for name, value in trained(plain).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.launch

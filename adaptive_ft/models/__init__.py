@@ -22,8 +22,19 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.models import lxmert, single_stream, vlbert
 from adaptive_ft.models.anatomy import Anatomy, Block, Leaf
 from adaptive_ft.models.lxmert_attention import undo_sdpa, use_sdpa
+from adaptive_ft.models.recomputing import allow_recomputing, undo_recomputing
 
-__all__ = ["FAMILIES", "Anatomy", "Block", "Leaf", "describe", "undo_sdpa", "use_sdpa"]
+__all__ = [
+    "FAMILIES",
+    "Anatomy",
+    "Block",
+    "Leaf",
+    "allow_recomputing",
+    "describe",
+    "undo_recomputing",
+    "undo_sdpa",
+    "use_sdpa",
+]
 
 FAMILIES: dict[type[nn.Module], Callable[[Any, str], Anatomy]] = {
     LxmertModel: lxmert.describe,
