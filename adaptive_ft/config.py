@@ -53,6 +53,9 @@ class RunConfig:
     output_dir: str = "runs"
     resume: Literal["none", "auto"] = "none"
     """auto: the newest whole checkpoint of this run, or a fresh start when there is none."""
+    stop_file: str | None = None
+    """Save a whole checkpoint and end with exit code 75 soon after this file is there; SIGTERM and SIGUSR1 ask for the
+    same."""
     export_to: str | None = None
     """Write the merged plain Hugging Face model here at the end (strategies with constant decisions, or
     adapt.eval_decisions global)."""

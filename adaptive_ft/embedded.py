@@ -86,7 +86,7 @@ def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
     What an interrupted try left is removed: it may have run with other ranks or another recipe.
     """
     base = load_run_config(["--config", str(RECIPES / PRETRAINING[str(config.model.name)])])
-    base.ds_config, base.kernels = config.ds_config, config.kernels
+    base.ds_config, base.kernels, base.stop_file = config.ds_config, config.kernels, config.stop_file
     base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
     shutil.rmtree(Path(base.output_dir) / str(base.name), ignore_errors=True)
     print(f"pretraining the base model on the source domain; it is kept in {base.export_to}", flush=True)

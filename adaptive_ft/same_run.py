@@ -31,7 +31,7 @@ IN_WORDS = {
 # Facts that the first checkpoints do not tell.
 LATER = {"val_data"}
 # Options that say where the run lies and how to go on, and so change with every resume.
-PLACE = {"name", "output_dir", "resume"}
+PLACE = {"name", "output_dir", "resume", "stop_file"}
 
 
 def shared_facts(run: Run) -> dict[str, Any]:

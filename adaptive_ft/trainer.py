@@ -18,6 +18,7 @@ import torch
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
+from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.gates import GatesDiverged
 from adaptive_ft.losses import policy_losses
@@ -43,14 +44,21 @@ class Trainer:
         self.best: dict[str, Any] = {}
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
+        self.requests = StopRequests(run.ranks, run.config.stop_file)
+        self.saved_at: int | None = None
         self.began = time.monotonic()
         """When the run would have begun, had it been one process from start to end."""
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last update; the summary of the run (the same on every rank)."""
-        resumed_at = self._resume()
+        """Train to the last update; the summary of the run (the same on every rank).
+
+        Raises:
+            StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
+        """
         try:
-            summary = self._finished() or self._run_to_the_end(resumed_at)
+            with self.requests:
+                resumed_at = self._resume()
+                summary = self._finished() or self._run_to_the_end(resumed_at)
         except GatesDiverged:
             self._stop_diverged(self.engine.diverged_at() or self.engine.updates)
         finally:
@@ -81,6 +89,7 @@ class Trainer:
                     rates = self.train_step()
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
+                self._stop_if_asked()
         if not self.history or self.history[-1]["step"] < self.engine.updates:
             self._end_epoch()  # a run cut short at the very checkpoint it was resumed from
         seconds = time.monotonic() - self.began
@@ -112,15 +121,36 @@ class Trainer:
         is_save = self.config.save_steps is not None and update % self.config.save_steps == 0
         if not (is_interval or ends_epoch or is_save):
             return
-        diverged_at = self.engine.diverged_at()
-        if diverged_at is not None:
-            self._stop_diverged(diverged_at)
+        self._check_diverged()
         if is_interval:
             progress.tell(self._record_window(rates))
         if ends_epoch:
             progress.say(self._end_epoch())
         elif is_save:
             self._save(best=False)
+
+    def _stop_if_asked(self) -> None:
+        """Save and leave when somebody has asked for it; after the last update the run ends as it would have."""
+        update = self.engine.updates
+        asked = self.requests.heard() if update < self.run.total_updates else None
+        if asked is None:
+            return
+        if self.saved_at != update:
+            self._check_diverged()
+            self._save(best=False)
+        if self.recorder:
+            self.recorder.close()
+            self.recorder = None
+            name = self.run.folder.path.name
+            print(f"stopped at update {update} on request ({asked}); continue with --name {name} --resume auto")
+        # The first rank that leaves makes the launcher end the others: rank 0 must have closed everything.
+        self.ranks.barrier()
+        raise StoppedOnRequest
+
+    def _check_diverged(self) -> None:
+        diverged_at = self.engine.diverged_at()
+        if diverged_at is not None:
+            self._stop_diverged(diverged_at)
 
     def _stop_diverged(self, update: int) -> NoReturn:
         self.ranks.stop(
@@ -224,6 +254,7 @@ class Trainer:
             "meters": {name: meter.state_dict() for name, meter in meters.items()},
         }
         save_checkpoint(self.run, state, best=best)
+        self.saved_at = self.engine.updates
 
     def _resume(self) -> int | None:
         """Continue from the newest whole checkpoint when asked to; the update it was written after."""

@@ -99,6 +99,37 @@ def environment() -> dict[str, str]:
     return clean_environment()
 
 
+@pytest.fixture
+def start_by_hand(workplace: Path) -> Iterator[Callable[..., "list[subprocess.Popen[str]]"]]:
+    """Start ranks of a python program without any launcher, so that a test may signal each of them; what still lives
+    at the end of the test is killed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(world_size: int, *words: str | Path, **variables: str) -> "list[subprocess.Popen[str]]":
+        from adaptive_ft.engine.ranks import free_port
+
+        meeting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                cwd=workplace,
+                env={**clean_environment(), **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank), **variables},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world_size)
+        ]
+        started.extend(ranks)
+        return ranks
+
+    yield start
+    for rank in started:
+        rank.kill()
+        rank.communicate()
+
+
 @pytest.fixture(scope="session")
 def tiny_base(workplace: Path, launch: Callable[..., "subprocess.CompletedProcess[str]"]) -> Path:
     """A tiny base in `base/`, made as a person makes one: a short standard run from random weights, exported."""
