@@ -35,9 +35,9 @@ def encode_image(record: ImageRecord, feature_dtype: str) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def decode_image(content: bytes) -> ImageDescription:
+def decode_image(content: bytes | memoryview) -> ImageDescription:
     """The description in a JSON member; raises ValueError, KeyError or TypeError if it is damaged."""
-    image = json.loads(content)
+    image = json.loads(str(content, "utf-8"))
     num_boxes, feature_dim = image["features"]
     return ImageDescription(
         image_id=image["image_id"],

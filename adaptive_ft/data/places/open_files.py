@@ -2,31 +2,33 @@
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 
 class OpenFiles:
-    """The `most` files that were read last, opened by `open_file` when they are asked for.
+    """The `most` files that were opened last, opened by `open_file` when they are asked for.
 
     A file that is let go of closes with its last reader.
     """
 
     def __init__(self, open_file: Callable[[int], int], most: int) -> None:
         self._open_file, self._most = open_file, most
-        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._files: dict[int, _OpenFile] = {}
         self._lock = threading.Lock()
 
-    def read_into(self, view: memoryview, number: int, offset: int) -> int:
-        """Fill `view` from file `number`, from `offset` on; the number of bytes that were there."""
-        with self._lock:
-            file = self._files.pop(number, None)
-        file = file or _OpenFile(self._open_file(number))  # outside of the lock: opening may take a copy's time
-        with self._lock:
-            self._files[number] = file
-            while len(self._files) > self._most:
-                self._files.popitem(last=False)
-        return os.preadv(file.descriptor, [view], offset)
+    def read_into(self, views: Sequence[memoryview], number: int, offset: int) -> int:
+        """Fill `views` one after the other from file `number`, from `offset` on; the number of bytes that were there.
+
+        Only opening takes the lock: streams go from file to file in plan order, so those opened last are those read.
+        """
+        file = self._files.get(number)
+        if file is None:
+            file = _OpenFile(self._open_file(number))  # outside of the lock: opening may take a copy's time
+            with self._lock:
+                self._files[number] = file
+                while len(self._files) > self._most:
+                    del self._files[next(iter(self._files))]
+        return os.preadv(file.descriptor, views, offset)
 
     def let_go(self, number: int) -> None:
         """Close one file, if it is open; the next read opens it again."""

@@ -43,9 +43,9 @@ class CopiedFiles:
         """The copy, and where it comes from."""
         return f"{self._path(shard)} (a copy of '{self._remote.url(self._entries[shard].file)}')"
 
-    def read_into(self, view: memoryview, shard: int, offset: int) -> int:
-        """Fill `view` from the copy, which is made now if it is not there."""
-        return self._files.read_into(view, shard, offset)
+    def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
+        """Fill `views` from the copy, which is made now if it is not there."""
+        return self._files.read_into(views, shard, offset)
 
     def renew(self, shard: int) -> bool:
         """Throw a copy away and read from a new one, once for each shard: after that the fault is not the copy's."""

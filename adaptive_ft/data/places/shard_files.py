@@ -25,8 +25,8 @@ class ShardFiles(Protocol):
     def name(self, shard: int) -> str:
         """How messages call a shard."""
 
-    def read_into(self, view: memoryview, shard: int, offset: int) -> int:
-        """Fill `view` with the bytes of a shard from `offset` on; the number of bytes that were there.
+    def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
+        """Fill `views` one after the other with a shard's bytes from `offset` on; the number of bytes that were there.
 
         Raises UserError when there is no such file, OSError when it cannot be read.
         """
@@ -56,9 +56,9 @@ class LocalFiles:
         """The path."""
         return str(self._paths[shard])
 
-    def read_into(self, view: memoryview, shard: int, offset: int) -> int:
-        """Fill `view` from the file."""
-        return self._files.read_into(view, shard, offset)
+    def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
+        """Fill `views` from the file."""
+        return self._files.read_into(views, shard, offset)
 
     def renew(self, shard: int) -> bool:
         """There is one file only, which is opened again."""

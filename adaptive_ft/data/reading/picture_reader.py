@@ -66,7 +66,7 @@ class PictureReader:
         """
         place = self._shards.locate(example)
         image = self._bytes.describe(place)
-        content = self._bytes.fetch(place, "picture", f"sample '{image.image_id}'")
+        content = self._bytes.fetch(place, "picture", image.image_id)
         try:
             pixels_HW3 = framed(decode_rgb(bytes(content), _SPARE * self._framing.resized_to), self._framing)
         except UNREADABLE as error:

@@ -65,12 +65,13 @@ class QuestionReader(ABC):
             for example, features_ND, boxes_N4 in zip(examples, features_BND.numpy(), boxes_BN4.numpy(), strict=True)
         ]
         whole_B = torch.tensor([sample is not LEFT_OUT for sample in samples])
-        num_boxes_B1 = torch.tensor([[sample.num_boxes] for sample in samples])
+        # By way of numpy, which takes a third of the time torch takes for a list of lists.
+        sizes_B3 = torch.from_numpy(np.array([(sample.width, sample.height, sample.num_boxes) for sample in samples]))
         return RawBatch(
             features_BND=features_BND,
             boxes_BN4=boxes_BN4,
-            box_mask_BN=torch.arange(regions) < num_boxes_B1,
-            sizes_B2=torch.tensor([[sample.width, sample.height] for sample in samples], dtype=torch.float32),
+            box_mask_BN=torch.arange(regions) < sizes_B3[:, 2:],
+            sizes_B2=sizes_B3[:, :2].float(),
             questions=[sample.question for sample in samples],
             image_ids=[sample.image_id for sample in samples],
             valid_B=whole_B & (torch.arange(rows) < (rows if num_valid is None else num_valid)),
@@ -96,11 +97,12 @@ class RegionReader(QuestionReader):
     def read(self, example: int, features_ND: Numbers, boxes_N4: Numbers) -> Sample:
         """Fill the row; nothing of a sample that is damaged counts."""
         place = self._shards.locate(example)
-        image = self._bytes.describe(place)
-        count, sample = image.num_boxes, f"sample '{image.image_id}'"
-        self._bytes.fill(boxes_N4[:count].data.cast("B"), place, "boxes", sample)
-        self._bytes.fill(features_ND[:count].data.cast("B"), place, "features", sample)
-        boxes_N4[count:], features_ND[count:] = 0, 0
+        count = int(place.row["num_boxes"])
+        image = self._bytes.describe(
+            place, ("boxes", boxes_N4[:count].data.cast("B")), ("features", features_ND[:count].data.cast("B"))
+        )
+        if count < len(boxes_N4):
+            boxes_N4[count:], features_ND[count:] = 0, 0
         return Sample(image.questions[place.question], image.image_id, image.width, image.height, count)
 
 

@@ -4,91 +4,131 @@ Readers are shared by threads: nothing here keeps a state but caches.
 """
 
 import threading
-from functools import lru_cache
+from collections.abc import Sequence
 
 from adaptive_ft.data.format.image_json import ImageDescription, decode_image
-from adaptive_ft.data.format.shard_index import checksum
+from adaptive_ft.data.format.shard_index import INDEX_DTYPE, MEMBERS, checksum
 from adaptive_ft.data.reading.bad_samples import DamagedSample
 from adaptive_ft.data.reading.shard_set import Place, ShardSet
 from adaptive_ft.errors import UserError
 
+Wanted = tuple[str, memoryview]
+"""A member and where its bytes go, a view as long as it."""
+
 _DESCRIPTIONS = 4096
+_FIRST_COLUMN = {member: INDEX_DTYPE.names.index(f"{member}_offset") for member in MEMBERS}  # type: ignore[union-attr]
+_WIDEST_GAP = 1024  # between two members of a sample: the rest of a block of 512 bytes, and a tar header of one
 
 
 class ShardBytes:
-    """The members of a set's samples, each read with one call and compared with its hash."""
+    """The members of a set's samples, those of one sample read with one call, each compared with its hash."""
 
     def __init__(self, shards: ShardSet) -> None:
         self._shards = shards
         self._scratch = threading.local()
-        self._describe = lru_cache(maxsize=_DESCRIPTIONS)(self._parse)
+        self._between = memoryview(bytearray(_WIDEST_GAP))  # written by any thread, read by none
+        self._described: dict[int, ImageDescription] = {}
+        self._lock = threading.Lock()
 
-    def describe(self, place: Place) -> ImageDescription:
-        """The JSON member of the image at `place`; DamagedSample if it is not as it was written."""
-        return self._describe(place.shard, place.image)
-
-    def fetch(self, place: Place, member: str, sample: str) -> memoryview:
-        """The bytes of a member, valid until this thread's next call; `sample` names the image in a message.
-
-        Raises DamagedSample if bytes are missing or are not those that were written.
-        """
-        size = int(place.row[f"{member}_size"])
-        buffer: bytearray = getattr(self._scratch, "buffer", bytearray())
-        if len(buffer) < size:
-            buffer = self._scratch.buffer = bytearray(size)
-        view = memoryview(buffer)[:size]
-        self.fill(view, place, member, sample)
-        return view
-
-    def fill(self, view: memoryview, place: Place, member: str, sample: str) -> None:
-        """Write the bytes of a member to `view`, which is as long; `sample` names the image in a message.
+    def describe(self, place: Place, *wanted: Wanted) -> ImageDescription:
+        """The JSON member of the image at `place`; the bytes of the `wanted` members go to their views.
 
         What is not as it was written is read once more, from another copy where there is one. Raises DamagedSample if
         bytes are missing or are not those that were written, and UserError if the disk cannot be read.
         """
-        wrong = self._read(view, place, member)
-        if wrong is not None and self._shards.files.renew(place.shard):
-            wrong = self._read(view, place, member)
-        if wrong is not None:
-            raise DamagedSample(
-                f"shard {self._shards.files.name(place.shard)}, {sample}: its member '{member}' {wrong}"
-            )
+        image = self._described.get(place.image)
+        if image is not None:
+            if wanted:
+                self._fill(place, wanted, image.image_id)
+            return image
+        content = self._room(place, "json")
+        wrong = self._read_or_renew(place, [("json", content), *wanted])
+        if "json" in wrong:
+            number = place.image - int(self._shards.first_image_S[place.shard])
+            raise self._damaged(place, f"image number {number}", wrong)
+        image = self._parse(place, content)
+        if wrong:
+            raise self._damaged(place, f"sample '{image.image_id}'", wrong)
+        return image
 
-    def _read(self, view: memoryview, place: Place, member: str) -> str | None:
-        """Read into `view`; what is wrong with what came."""
-        offset = int(place.row[f"{member}_offset"])
-        try:
-            found = self._shards.files.read_into(view, place.shard, offset)
-        except OSError:
-            # A network disk may lose a file handle; a disk that cannot be read twice is no damage to a sample.
-            self._shards.files.renew(place.shard)
-            found = self._read_again(view, place, offset)
-        if found != len(view):
-            return f"has {found} of {len(view)} bytes; the file was cut while it was in use"
-        if checksum(view) != place.row[f"{member}_xxh3"]:
-            return "is not what was written (its hash differs); copy the shard again"
-        return None
+    def fetch(self, place: Place, member: str, image_id: str) -> memoryview:
+        """The bytes of a member, valid until this thread's next call; `image_id` serves messages.
 
-    def _read_again(self, view: memoryview, place: Place, offset: int) -> int:
-        try:
-            return self._shards.files.read_into(view, place.shard, offset)
-        except OSError as error:
-            raise UserError(f"shard {self._shards.files.name(place.shard)} cannot be read: {error.strerror}") from error
+        Raises what `describe` raises.
+        """
+        view = self._room(place, member)
+        self._fill(place, [(member, view)], image_id)
+        return view
 
     def close(self) -> None:
         """Forget what was parsed; what is read afterwards is parsed again."""
-        self._describe.cache_clear()
+        self._described.clear()
 
-    def _parse(self, shard: int, number: int) -> ImageDescription:
-        place = Place(shard, number, 0, self._shards.index_I[number])
-        sample = f"image number {number - int(self._shards.first_image_S[shard])}"
-        image = decode_image(bytes(self.fetch(place, "json", sample)))
+    def _room(self, place: Place, member: str) -> memoryview:
+        """This thread's memory for a member."""
+        size = int(place.row[f"{member}_size"])
+        buffer: bytearray = getattr(self._scratch, "buffer", bytearray())
+        if len(buffer) < size:
+            buffer = self._scratch.buffer = bytearray(size)
+        return memoryview(buffer)[:size]
+
+    def _fill(self, place: Place, wanted: Sequence[Wanted], image_id: str) -> None:
+        wrong = self._read_or_renew(place, wanted)
+        if wrong:
+            raise self._damaged(place, f"sample '{image_id}'", wrong)
+
+    def _damaged(self, place: Place, sample: str, wrong: dict[str, str]) -> DamagedSample:
+        member, what = next(iter(wrong.items()))
+        return DamagedSample(f"shard {self._shards.files.name(place.shard)}, {sample}: its member '{member}' {what}")
+
+    def _read_or_renew(self, place: Place, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """Read, and once more from another copy where there is one; what is wrong with which member."""
+        wrong = self._read(place, wanted)
+        return self._read(place, wanted) if wrong and self._shards.files.renew(place.shard) else wrong
+
+    def _read(self, place: Place, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """Read all members with one call: what lies between them goes where nobody reads it."""
+        fields = place.row.item()
+        in_order = sorted((fields[_FIRST_COLUMN[member]], member, view) for member, view in wanted)
+        start = end = in_order[0][0]
+        views: list[memoryview] = []
+        for offset, _, view in in_order:
+            views += (self._between[: offset - end], view)
+            end = offset + len(view)
+        found = self._read_into(views, place, start)
+        wrong = {}
+        for offset, member, view in in_order:
+            there = start + found - offset
+            if there < len(view):
+                wrong[member] = f"has {max(0, there)} of {len(view)} bytes; the file was cut while it was in use"
+            elif checksum(view) != fields[_FIRST_COLUMN[member] + 2]:
+                wrong[member] = "is not what was written (its hash differs); copy the shard again"
+        return wrong
+
+    def _read_into(self, views: Sequence[memoryview], place: Place, offset: int) -> int:
+        files = self._shards.files
+        try:
+            return files.read_into(views, place.shard, offset)
+        except OSError:
+            # A network disk may lose a file handle; a disk that cannot be read twice is no damage to a sample.
+            files.renew(place.shard)
+        try:
+            return files.read_into(views, place.shard, offset)
+        except OSError as error:
+            raise UserError(f"shard {files.name(place.shard)} cannot be read: {error.strerror}") from error
+
+    def _parse(self, place: Place, content: memoryview) -> ImageDescription:
+        image = decode_image(content)
         manifest, row = self._shards.manifest, place.row
         found = (len(image.questions), image.num_boxes, image.feature_dim, image.feature_dtype)
         expected = (int(row["num_questions"]), int(row["num_boxes"]), manifest.feature_dim, manifest.feature_dtype)
         if found != expected:
             raise UserError(
-                f"shard {self._shards.files.name(shard)}, sample '{image.image_id}' does not match manifest and index:"
-                f" expected (questions, boxes, feature size, feature type) {expected}, found {found}"
+                f"shard {self._shards.files.name(place.shard)}, sample '{image.image_id}' does not match manifest and"
+                f" index: expected (questions, boxes, feature size, feature type) {expected}, found {found}"
             )
+        with self._lock:
+            self._described[place.image] = image
+            if len(self._described) > _DESCRIPTIONS:
+                del self._described[next(iter(self._described))]
         return image

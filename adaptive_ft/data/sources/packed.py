@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive_ft.data.format.image_json import decode_image
 from adaptive_ft.data.format.manifest import Manifest, ShardInfo
 from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import Place, ShardSet
@@ -57,15 +56,15 @@ class PackedReader:
             shards = ShardSet.open(image.folder)
             self._opened = image.folder, shards, ShardBytes(shards)
         _, shards, content = self._opened
-        place, sample = image.place, f"sample '{image.image_id}'"
-        described = decode_image(bytes(content.fetch(place, "json", sample)))
+        place, name = image.place, image.image_id
+        described = content.describe(place)
         boxes_N4: NDArray[Any] = np.empty((0, 4), dtype=np.float32)
         features_ND: NDArray[Any] = np.empty((0, described.feature_dim), dtype=np.float32)
         if described.num_boxes:
-            boxes_N4 = _numbers(content.fetch(place, "boxes", sample), "float32").reshape(-1, 4)
-            stored = content.fetch(place, "features", sample)
+            boxes_N4 = _numbers(content.fetch(place, "boxes", name), "float32").reshape(-1, 4)
+            stored = content.fetch(place, "features", name)
             features_ND = _numbers(stored, described.feature_dtype).reshape(-1, described.feature_dim)
-        picture = bytes(content.fetch(place, "picture", sample)) if place.row["picture_size"] else None
+        picture = bytes(content.fetch(place, "picture", name)) if place.row["picture_size"] else None
         return ImageRecord(
             image_id=image.image_id,
             width=described.width,
