@@ -55,13 +55,10 @@ class EndlessOrder:
 
     def examples(self, start: int, stop: int) -> NDArray[np.int64]:
         """The examples at positions start..stop-1; a range may cross any number of epochs."""
-        positions = np.arange(start, stop)
-        epochs, places = np.divmod(positions, self._size)
-        chosen = np.empty(len(positions), dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = self._epoch(int(epoch))[places[here]]
-        return chosen
+        epochs = range(start // self._size, -(-stop // self._size))
+        return np.concatenate(
+            [self._epoch(epoch)[max(start - epoch * self._size, 0) : stop - epoch * self._size] for epoch in epochs]
+        )
 
     def shards_ahead(self, position: int) -> list[int]:
         """The shards of the window that holds `position` and of the one after it, which may be the next epoch's."""

@@ -5,12 +5,14 @@ Shape suffixes: B rows, 3 = red green blue, H and W rows and columns of pixels.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adaptive_ft.data.pixels import UNREADABLE, decode_rgb, framed
 from adaptive_ft.data.reading.bad_samples import BadSamples, DamagedSample
 from adaptive_ft.data.reading.batch import NO_QUESTION, PictureBatch
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import PictureShardSet
 from adaptive_ft.data.records import Question
@@ -25,7 +27,7 @@ class PictureReader:
     """Reads labelled pictures in one frame."""
 
     def __init__(self, shards: PictureShardSet, bad: BadSamples) -> None:
-        self._shards, self._bytes, self._bad = shards, ShardBytes(shards), bad
+        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, BatchMemory()
         self._framing = shards.framing
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> PictureBatch:
@@ -34,7 +36,7 @@ class PictureReader:
         Pinned where CUDA is there. Raises what the reader's BadSamples raises for a damaged sample.
         """
         rows, side = len(examples), self._framing.side
-        pixels_B3HW = torch.empty((rows, 3, side, side), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        pixels_B3HW = self._memory.empty((rows, 3, side, side), np.dtype(np.uint8))
         samples = [
             self._read_or_leave_out(example, pixels_3HW)
             for example, pixels_3HW in zip(examples, pixels_B3HW, strict=True)

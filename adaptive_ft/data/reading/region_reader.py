@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from adaptive_ft.data.reading.bad_samples import BadSamples, DamagedSample
 from adaptive_ft.data.reading.batch import NO_QUESTION, RawBatch
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.records import Question
 
 Numbers = NDArray[np.floating]
-_STORED = {"float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class QuestionReader(ABC):
 
     def __init__(self, shards: ShardSet, bad: BadSamples) -> None:
         self.max_boxes, self.feature_dim = shards.max_boxes, shards.feature_dim
-        self.feature_dtype = _STORED[shards.manifest.feature_dtype]
-        self._shards, self._bytes, self._bad = shards, ShardBytes(shards), bad
+        self.feature_dtype = np.dtype(shards.manifest.feature_dtype)
+        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, BatchMemory()
 
     @abstractmethod
     def read(self, example: int, features_ND: Numbers, boxes_N4: Numbers) -> Sample:
@@ -56,9 +56,9 @@ class QuestionReader(ABC):
 
         Pinned where CUDA is there. Raises what the reader's BadSamples raises for a damaged sample.
         """
-        rows, regions, pinned = len(examples), self.max_boxes, torch.cuda.is_available()
-        features_BND = torch.empty(rows, regions, self.feature_dim, dtype=self.feature_dtype, pin_memory=pinned)
-        boxes_BN4 = torch.empty(rows, regions, 4, pin_memory=pinned)
+        rows, regions = len(examples), self.max_boxes
+        features_BND = self._memory.empty((rows, regions, self.feature_dim), self.feature_dtype)
+        boxes_BN4 = self._memory.empty((rows, regions, 4), np.dtype(np.float32))
         # The rows are handed on as numpy's views of the same memory: slicing one takes a tenth of a tensor's time.
         samples = [
             self._read_or_leave_out(example, features_ND, boxes_N4)
