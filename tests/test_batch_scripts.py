@@ -1,0 +1,52 @@
+"""The batch scripts of slurm/ as text; tests/cluster/test_slurm.py runs them on a Slurm cluster."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "slurm"
+SCRIPTS = sorted([*FOLDER.glob("*.sbatch"), *FOLDER.glob("*.sh")])
+BATCH = sorted(FOLDER.glob("*.sbatch"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_bash_reads_it(script: Path) -> None:
+    """No syntax error."""
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    """Nothing unquoted, unused or misspelt; where shellcheck is installed (Debian: apt-get install shellcheck)."""
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
+def test_every_job_can_be_requeued(script: Path) -> None:
+    """Warned through its batch shell two minutes before its end, requeued, its log continued."""
+    asked = set(re.findall(r"^#SBATCH (\S+)", script.read_text(), re.MULTILINE))
+    assert {"--signal=B:USR1@120", "--requeue", "--open-mode=append"} <= asked
+
+
+@pytest.mark.parametrize("script", BATCH, ids=lambda script: script.name)
+def test_a_folder_that_is_no_clone_is_refused(script: Path, tmp_path: Path) -> None:
+    """sbatch somewhere else, without ADAPTIVE_FT_HOME: exit code 2 and what to do."""
+    own = {name: value for name, value in os.environ.items() if name != "ADAPTIVE_FT_HOME"}
+    done = subprocess.run(
+        ["bash", script], env={**own, "SLURM_SUBMIT_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert f"{tmp_path} is no clone of adaptive_ft" in done.stderr
+    assert "ADAPTIVE_FT_HOME" in done.stderr
