@@ -24,7 +24,7 @@ test: install
 
 # What takes minutes: a real Slurm cluster on this machine, ranks that are killed. As root it installs Debian's Slurm.
 test-cluster: install
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest tests/cluster -rs
 
 check: install
 	$(BIN)/ruff check .
