@@ -130,6 +130,19 @@ def start_by_hand(workplace: Path) -> Iterator[Callable[..., "list[subprocess.Po
         rank.communicate()
 
 
+@pytest.fixture
+def two_ranks(start_by_hand: "Callable[..., list[subprocess.Popen[str]]]") -> Callable[..., None]:
+    """Run a program's text on two ranks to its good end; it may import from the tests."""
+
+    def run(program: str, *words: str | Path) -> None:
+        path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        ranks = start_by_hand(2, "-c", program, *words, PYTHONPATH=path)
+        told = ["".join(rank.communicate(timeout=240)) for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], told
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tiny_base(workplace: Path, launch: Callable[..., "subprocess.CompletedProcess[str]"]) -> Path:
     """A tiny base in `base/`, made as a person makes one: a short standard run from random weights, exported."""

@@ -3,8 +3,7 @@
 Shape suffixes: B batch, D decisions.
 """
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
-from adaptive_ft.engine.ranks import free_port
 from tests.models.tiny_families import LXMERT
 
 # Columns: language 0 and 1, region 0, cross 0 and 1. No sample of the second rank uses language.1 or cross.0,
@@ -31,7 +29,7 @@ from tests.test_bypass_on_ranks import GATES_BD, make_inputs, make_model, loss
 def main(ranks):
     own = slice(2 * ranks.rank, 2 * ranks.rank + 2)
     for stage in range(4):
-        source = Path(f"ds_configs/zero{stage}.json")
+        source = Path(sys.argv[2], f"ds_configs/zero{stage}.json")
         numbers = EngineNumbers(2, 1, ranks.world_size, 1.0, "fp32")
         model, optim = make_model(), OptimConfig(learning_rate=1e-2, warmup_ratio=0.0, weight_decay=0.0)
         filled = fill_ds_config(read_ds_config(source), numbers, source)
@@ -69,24 +67,9 @@ def loss(run: AdaptiveModel, inputs: dict[str, Tensor], gates_BD: Tensor) -> Ten
 
 @pytest.mark.launch
 def test_two_ranks_with_different_layers_update_as_one_process(
-    tmp_path: Path, environment: dict[str, str], repository: Path
+    tmp_path: Path, two_ranks: Callable[..., None], repository: Path
 ) -> None:
-    command = [sys.executable, "-c", RANK, str(tmp_path)]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    path = f"{repository}:{environment.get('PYTHONPATH', '')}"
-    ranks = [
-        subprocess.Popen(
-            command,
-            cwd=repository,
-            env={**environment, **shared, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], told
+    two_ranks(RANK, tmp_path, repository)
 
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-6, weight_decay=0)

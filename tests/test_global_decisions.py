@@ -4,8 +4,6 @@ Mirrors no single module: decider, trainer, saving and the commands hold this to
 D decisions.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from adaptive_ft.adaptive_files import read_description
 from adaptive_ft.build import build
 from adaptive_ft.commands.eval import Command
 from adaptive_ft.config import load_run_config
-from adaptive_ft.engine.ranks import Ranks, free_port
+from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
@@ -201,26 +199,10 @@ def test_a_blockdrop_run_is_exported_without_the_layers_it_decides_to_skip(
 
 
 @pytest.mark.launch
-def test_two_ranks_decide_together(
-    tiny: Tiny, repository: Path, workplace: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_two_ranks_decide_together(tiny: Tiny, two_ranks: Callable[..., None], tmp_path: Path) -> None:
     """Both hold the majority of what both have seen, which is not that of either alone."""
     words = tiny("together", "--output_dir", str(tmp_path), "--max_steps", "2")
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    path = f"{repository}:{environment.get('PYTHONPATH', '')}"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(tmp_path), *words],
-            cwd=workplace,
-            env={**environment, **shared, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], told
+    two_ranks(RANK, tmp_path, *words)
     for strategy in ("spottune", "blockdrop"):
         files = [tmp_path / f"{strategy}.{rank}.pt" for rank in range(2)]
         (first_BD, first_D), (second_BD, second_D) = map(torch.load, files)

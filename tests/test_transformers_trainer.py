@@ -3,9 +3,7 @@
 Mirrors no single module: adapt holds what the Trainer looks for.
 """
 
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, ViTForImageClassification
 
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
-from adaptive_ft.engine.ranks import free_port
 from adaptive_ft.losses import PolicyLossConfig, policy_losses
 from tests.models.tiny_families import LXMERT, TINY
 
@@ -174,25 +171,9 @@ def test_the_trainer_may_ask_for_checkpointed_activations(tmp_path: Path) -> Non
 
 
 @pytest.mark.launch
-def test_ranks_with_pictures_of_their_own_keep_the_same_weights(
-    tmp_path: Path, environment: dict[str, str], repository: Path
-) -> None:
+def test_ranks_with_pictures_of_their_own_keep_the_same_weights(tmp_path: Path, two_ranks: Callable[..., None]) -> None:
     """In one's own loop and under the Trainer, whose wrapper takes every output apart; every rank's weights move."""
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    path = f"{repository}:{environment.get('PYTHONPATH', '')}"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(tmp_path)],
-            cwd=tmp_path,
-            env={**environment, **shared, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], told
+    two_ranks(RANK, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first.keys() == {"spottune", "blockdrop", "standard", "Trainer"}
     for case, weights in first.items():
