@@ -19,6 +19,8 @@ STEPS = 40
 # Every second epoch ends between two of these checkpoints; the last update is one of them.
 LONG = ("--max_steps", str(STEPS), "--save_steps", "5")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+# The command line of a rank, and not of the srun that started it.
+RANKS = "^[^ ]*python [^ ]*train.py"
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +51,10 @@ class Job:
         pointer = self.run / "checkpoints/latest"
         wait_until(lambda: pointer.is_file() and pointer.read_text() >= f"step_{step:06d}", f"{self}: update {step}")
         assert not self.finished, "the job was over before the test disturbed it"
+
+    def signal_ranks(self, signal: str, node: str) -> None:
+        """Send a signal to the ranks on one node, past Slurm."""
+        self.slurm.network.run_on(node, "pkill", f"-{signal}", "-f", RANKS)
 
     def end(self) -> str:
         """Wait until the job has ended for good; its state, with the log in the test's report."""
@@ -83,11 +89,12 @@ def submit(
 ) -> Callable[..., Job]:
     """Give a script of slurm/ to sbatch in the workplace; further words go to train.py, `sbatch` ones before it."""
 
-    def give(script: str, *more: str, sbatch: tuple[str, ...] = ()) -> Job:
+    def give(script: str, *more: str, sbatch: tuple[str, ...] = (), without: tuple[str, ...] = ("--name",)) -> Job:
+        words = iter(tiny("", *more))
+        options = [word for pair in zip(words, words, strict=True) if pair[0] not in without for word in pair]
+        command = ("sbatch", "--parsable", *sbatch, repository / "slurm" / script, *options)
         named = {**environment, "ADAPTIVE_FT_HOME": str(repository)}
-        options = tiny("named by the script", *more)[2:]
-        words = ("sbatch", "--parsable", *sbatch, repository / "slurm" / script, *options)
-        number = slurm.run(*words, environment=named, place=workplace).strip()
+        number = slurm.run(*command, environment=named, place=workplace).strip()
         name = f"adaptive-ft-{number}"
         return Job(slurm, number, workplace / "runs" / name, workplace / f"{name}.out")
 

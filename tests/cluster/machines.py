@@ -114,6 +114,11 @@ class Network:
         """
         return succeed(self.machines[name].inside(*command))
 
+    def processes(self, name: str, pattern: str) -> list[str]:
+        """The numbers of the processes on a machine whose command line fits."""
+        done = subprocess.run(self.machines[name].inside("pgrep", "-f", pattern), capture_output=True, text=True)
+        return done.stdout.split()
+
     def revive(self, name: str) -> None:
         """Boot a machine that was killed."""
         self.machines[name].start()

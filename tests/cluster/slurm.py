@@ -134,6 +134,7 @@ class Slurm:
     def mend(self, node: str) -> None:
         """Put a cut node back and wait until Slurm gives it work again."""
         self.network.mend(node)
+        self.run("scontrol", "reconfigure")  # asks every node anew, also those given up
         wait_until(self._all_ready, f"{node} ready")
 
     def stop(self) -> None:

@@ -48,7 +48,7 @@ def test_a_rank_that_crashes_costs_the_updates_since_the_last_checkpoint(
     """One rank is killed; the script requeues the job."""
     job = submit("train.sbatch", *LONG, sbatch=ON_FIRST_TWO)
     job.reach(5)
-    job.slurm.network.run_on("n2", "pkill", "-KILL", "-f", "train.py")
+    job.signal_ranks("KILL", "n2")
     assert job.end() == "COMPLETED"
     assert job.restarts == 1
     assert job.weights == undisturbed(2)
@@ -58,7 +58,7 @@ def test_crashes_are_not_repeated_for_ever(submit: Submit) -> None:
     """With no restarts granted the job fails with the code of its ranks, and says so."""
     job = submit("train.sbatch", *LONG, sbatch=("--export=ALL,ADAPTIVE_FT_RESTARTS=0",))
     job.reach(5)
-    job.slurm.network.run_on("n1", "pkill", "-KILL", "-f", "train.py")
+    job.signal_ranks("KILL", "n1")
     assert job.end() == "FAILED"
     assert job.restarts == 0
     assert "not requeued (ADAPTIVE_FT_RESTARTS=0)" in job.log.read_text()
@@ -114,10 +114,18 @@ def test_an_array_trains_one_strategy_per_job(submit: Submit) -> None:
     """Two jobs of one array, each with its own strategy file and folder."""
     strategies = ("spottune_block", "standard")
     named = f"--export=ALL,ADAPTIVE_FT_STRATEGIES={' '.join(strategies)}"
-    job = submit("array.sbatch", sbatch=("--array=0-1", "--nodes=1", named))
+    left_to_script = ("--name", "--adapt.strategy")
+    job = submit("array.sbatch", sbatch=("--array=0-1", "--nodes=1", named), without=left_to_script)
     for task, strategy in enumerate(strategies):
         one = f"{job.number}_{task}"
         assert job.slurm.wait_for_state(one, "COMPLETED", "FAILED") == "COMPLETED"
         (run,) = job.run.parent.glob(f"adaptive-ft-{one}-*")
         assert run.name.endswith(f"-{strategy}")
         assert json.loads((run / "summary.json").read_text())["strategy"] == strategy
+
+
+def test_an_array_refuses_a_strategy_of_its_own(submit: Submit) -> None:
+    """It would win over the files, and every job of the array would train the same."""
+    job = submit("array.sbatch", sbatch=("--array=0", "--nodes=1"))
+    assert job.slurm.wait_for_state(f"{job.number}_0", "COMPLETED", "FAILED") == "FAILED"
+    assert "The array sets the strategy" in (job.log.parent / f"adaptive-ft-{job.number}_0.out").read_text()
