@@ -95,7 +95,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
         UserError: anything wrong with options or input, before the run folder is made.
     """
     parts = ranks.together(lambda: _build_parts(config, ranks))
-    folder = RunFolder(ranks.on_main(lambda: open_run_folder(config).path))
+    folder = ranks.on_main(lambda: open_run_folder(config))
     try:
         return _start(config, ranks, parts, folder)
     except BaseException:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Bad input or a bad option: the message names the value, the place and the way out."""
 
+    exit_code = 2
+
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The sentence that points from a misspelt `word` to the closest of `choices`, or an empty string."""

@@ -28,6 +28,7 @@ class Recorder:
         self.run = run
         self.constant = best_constant_answer(all_questions(run.parts.val_shards), run.parts.task.answer_table)
         self.start_score = start_score
+        run.folder.check()
         self.trackers: list[Tracker] = open_trackers(
             run.folder.path, run.config.tracking, asdict(run.config), resumed_at
         )
@@ -76,6 +77,7 @@ class Recorder:
 
     def curves(self, history: list[dict[str, Any]]) -> None:
         """Score, gap and loss over the epochs so far, as one picture that is replaced."""
+        self.run.folder.check()
         path = self.run.folder.plots / "curves.png"
         save_figure(training_curves(history), path)
         save_history_csv(history, path.with_suffix(".csv"))
@@ -141,6 +143,7 @@ class Recorder:
             tracker.picture(step, f"{self.run.config.adapt.strategy} Finetuning Fraction: {split}", path)
 
     def _to_all(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.folder.check()
         for tracker in self.trackers:
             tracker.log(step, values)
 

@@ -6,6 +6,8 @@ runs/NAME/metrics.jsonl    one line per logging interval and epoch
 runs/NAME/plots/           pictures and their CSVs
 runs/NAME/checkpoints/     see engine/checkpoint.py
 runs/NAME/summary.json     the row of the strategy table, written when the run has finished
+runs/NAME/generation       which start of the run may write here (engine/generation.py)
+runs/NAME/alive            who does at the moment (engine/living.py)
 """
 
 import json
@@ -18,18 +20,27 @@ from typing import Any
 
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder
+from adaptive_ft.engine.generation import GENERATION, Generation, next_generation
+from adaptive_ft.engine.living import refuse_second_run
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
 from adaptive_ft.whole_files import write_whole
 
-OPENING = {"config.yaml", "base", "plots"}
+OPENING = {"config.yaml", "base", "plots", GENERATION}
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run; whatever writes raises `TakenOver` where a newer start of the run owns the folder."""
 
     path: Path
+    generation: Generation | None = None
+    """This start of the run; None for those who only read."""
+
+    def check(self) -> None:
+        """Raise `TakenOver` where a newer start of the run owns the folder; for those who write by themselves."""
+        if self.generation is not None:
+            self.generation.check()
 
     @property
     def plots(self) -> Path:
@@ -39,7 +50,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> CheckpointFolder:
         """Whole checkpoints and their pointer."""
-        return CheckpointFolder(self.path / "checkpoints")
+        return CheckpointFolder(self.path / "checkpoints", self.generation)
 
     @property
     def base(self) -> Path:
@@ -53,7 +64,7 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
-        write_whole(self.config_file, dump_run_config(config))
+        write_whole(self.config_file, dump_run_config(config), self.check)
 
     def give_back(self) -> None:
         """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
@@ -62,26 +73,27 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=1))
+        write_whole(self.path / "summary.json", json.dumps(summary, indent=1), self.check)
 
 
 def open_run_folder(config: RunConfig) -> RunFolder:
-    """Make or find the folder of a run (rank 0 only).
+    """Make or find the folder of a run and take it over: its generation rises (rank 0 only).
 
     A fresh run gets a new folder: `name`, or strategy-policy with the first free number; a folder without any file is
     free. `--resume auto` takes the existing one.
 
     Raises:
-        UserError: the name is no single folder name; or the named folder is taken and the run does not resume.
+        UserError: the name is no single folder name; the named folder is taken and the run does not resume; or it
+            resumes and another process is at it.
     """
     if config.resume == "auto":
         taken = list(takewhile(_is_taken, _places(config)))
         if taken:
-            return RunFolder(taken[-1])
+            refuse_second_run(taken[-1])
+            return RunFolder(taken[-1], next_generation(taken[-1]))
     for path in _places(config):
-        folder = RunFolder(path)
-        if _take(folder, config):
-            return folder
+        if _take(RunFolder(path), config):
+            return RunFolder(path, next_generation(path))
     raise UserError(f"The run folder '{path}' is not empty: continue it with --resume auto, or choose another --name.")
 
 

@@ -30,15 +30,15 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
     """Write a whole checkpoint of all ranks after the current update, then move the pointers (collective)."""
     checkpoints, ranks = run.folder.checkpoints, run.ranks
     tag = checkpoints.tag(run.engine.updates)
-    ranks.on_main(lambda: checkpoints.begin(tag))
-    run.engine.save(checkpoints.folder, tag, state)
+    checkpoints.check()
+    place = ranks.on_main(lambda: checkpoints.begin(tag))
+    run.engine.save(place.parent, place.name, state)
     weights = run.engine.gathered_trainable_state()
     if ranks.is_main:
-        place = checkpoints.folder / tag / ADAPTIVE
-        run.parts.model.save_pretrained(place, weights)
-        run.parts.subject.save(place, run.parts.model.base)
+        run.parts.model.save_pretrained(place / ADAPTIVE, weights)
+        run.parts.subject.save(place / ADAPTIVE, run.parts.model.base)
         facts = subject_facts(run.parts.subject, run.parts.train_shards)
-        write_whole(place / TASK, json.dumps(facts, ensure_ascii=False))
+        write_whole(place / ADAPTIVE / TASK, json.dumps(facts, ensure_ascii=False))
     ranks.barrier()
     if ranks.is_main:
         facts = {"step": run.engine.updates, **shared_facts(run)}

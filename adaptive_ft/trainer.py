@@ -9,6 +9,8 @@ bit.
 
 import functools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +20,8 @@ import torch
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
+from adaptive_ft.engine.generation import taken_over_told
+from adaptive_ft.engine.living import alive
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.gates import GatesDiverged
@@ -56,7 +60,7 @@ class Trainer:
             StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
         """
         try:
-            with self.requests:
+            with self._own_folder(), self.requests:
                 resumed_at = self._resume()
                 summary = self._finished() or self._run_to_the_end(resumed_at)
         except GatesDiverged:
@@ -67,9 +71,17 @@ class Trainer:
                 self.recorder.close()
         destination = self.config.export_to
         if destination:
+            self.run.folder.check()
             # All ranks wait for the files: the next run of this process may start from them.
             self.ranks.on_main(lambda: export_merged(self.run.folder.path, Path(destination)))
         return summary
+
+    @contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Seen to be alive in the run folder; whatever fails because another start has taken it over is told so."""
+        generation = self.run.folder.generation
+        with taken_over_told(generation), alive(generation if self.ranks.is_main else None):
+            yield
 
     def _finished(self) -> dict[str, Any] | None:
         """The summary where nothing is left to do: then the folder stays as it is."""

@@ -1,24 +1,32 @@
 """Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Put `content` (text as UTF-8) into `path` in one step: a reader, or a kill, finds the old file or the new one."""
-    with whole_file(path) as temporary:
+def no_check() -> None:
+    """Nothing stands in the way of a file."""
+
+
+def write_whole(path: Path, content: str | bytes, check: Callable[[], None] = no_check) -> None:
+    """Put `content` (text as UTF-8) into `path` in one step: a reader, or a kill, finds the old file or the new one.
+
+    `check` is called when all has been written, at the last moment before the step, and prevents it by raising.
+    """
+    with whole_file(path, check) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, check: Callable[[], None] = no_check) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there when the writing has succeeded."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         flush(temporary)
+        check()
         os.replace(temporary, path)
         flush(path.parent)
     finally:

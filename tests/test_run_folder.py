@@ -8,6 +8,7 @@ import pytest
 
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.config import RunConfig, load_run_config
+from adaptive_ft.engine.generation import TakenOver
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig
 from adaptive_ft.run_folder import RunFolder, default_name, open_run_folder
@@ -117,5 +118,18 @@ def test_the_summary_is_written_whole(config: RunConfig) -> None:
     """Its presence says that the run has finished; no temporary file stays beside it."""
     folder = begin(config)
     folder.write_summary({"val_score": 0.5})
-    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plots", "summary.json"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "generation", "plots", "summary.json"]
     assert '"val_score": 0.5' in (folder.path / "summary.json").read_text()
+
+
+def test_a_resume_takes_the_folder_over(config: RunConfig) -> None:
+    """The earlier start can neither write its config nor declare the run finished, and the folder stays as it is."""
+    named = replace(config, name="mine", resume="auto")
+    earlier = begin(named)
+    later = begin(named)
+    before = {path: path.stat().st_mtime_ns for path in later.path.rglob("*")}
+    for write in (lambda: earlier.write_config(named), lambda: earlier.write_summary({}), earlier.check):
+        with pytest.raises(TakenOver, match="generation 2, this process is generation 1"):
+            write()
+    assert {path: path.stat().st_mtime_ns for path in later.path.rglob("*")} == before
+    later.write_summary({})

@@ -40,7 +40,9 @@ def resumed(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> Resumed:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder, but for the number of its latest start."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: held for name, held in files.items() if name != "generation"}
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {

@@ -47,3 +47,19 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """No folder is made behind the caller's back."""
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "absent/file", "text")
+
+
+def test_a_check_that_raises_keeps_the_old_file(tmp_path: Path) -> None:
+    """It is asked when the new content is on the disk beside it, and nothing of that stays."""
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def refuse() -> None:
+        (beside,) = tmp_path.glob(".file.*")
+        assert beside.read_text() == "new"
+        raise PermissionError("no")
+
+    with pytest.raises(PermissionError):
+        write_whole(path, "new", refuse)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

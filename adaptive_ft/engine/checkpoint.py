@@ -2,24 +2,28 @@
 
 DeepSpeed writes its `latest` before the other ranks have finished and puts every file straight under its final name,
 so a kill leaves a pointer to a torn checkpoint (reproduced with 0.19.8). Here all ranks write into a fresh folder;
-after a barrier rank 0 lists every file with size and SHA-256 in `manifest.json` and moves the pointer `latest` in
-one atomic rename. What has no manifest does not exist.
+after a barrier rank 0 lists every file with size and SHA-256 in `manifest.json`, gives the folder its name, and moves
+the pointer `latest` in one atomic rename. What has no manifest does not exist. The fresh folder's name is this start's
+own: a rank of an earlier one that wakes up in the midst of a save still writes into its own, which nobody reads.
 
     checkpoints/latest                       the tag of the newest whole checkpoint
     checkpoints/best                         the tag of the one with the best validation score
     checkpoints/step_000120/manifest.json    {"step", what a resume must share, "files": {name: {"bytes", "sha256"}}}
     checkpoints/step_000120/...              DeepSpeed's files
     checkpoints/step_000120/adaptive/        what `adaptive-ft eval` reads: the learned weights, answers, tokenizer
+    checkpoints/step_000160.unfinished-2-5f0c9a1e/    being written by generation 2 of the run
 """
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptive_ft.engine.generation import Generation
 from adaptive_ft.whole_files import flush, write_whole
 
 MANIFEST = "manifest.json"
@@ -28,27 +32,53 @@ TAG = re.compile(r"step_(\d+)")
 
 
 class CheckpointFolder:
-    """The `checkpoints` folder of one run; used by rank 0 alone."""
+    """The `checkpoints` folder of one run; used by rank 0 alone, but for `check` and the names.
 
-    def __init__(self, folder: Path) -> None:
+    Whatever writes raises `TakenOver` where the folder is another generation's; None is for those who only read.
+    """
+
+    def __init__(self, folder: Path, generation: Generation | None = None) -> None:
         self.folder = folder
+        self._generation = generation
+
+    def check(self) -> None:
+        """Raise `TakenOver` where a newer start of the run owns the folder (any rank, before it writes)."""
+        if self._generation is not None:
+            self._generation.check()
 
     @staticmethod
     def tag(step: int) -> str:
         """The folder name of the checkpoint after `step` updates."""
         return f"step_{step:06d}"
 
-    def begin(self, tag: str) -> None:
-        """Make room for `tag`: what an interrupted save or a torn checkpoint left there is removed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def unfinished(self, tag: str) -> str:
+        """The folder name under which all ranks of this start write `tag`, until `finish` gives it its own."""
+        return f"{tag}.unfinished-{self._generation.own_name if self._generation else 'own'}"
+
+    def begin(self, tag: str) -> Path:
+        """Make the folder to write `tag` into; what interrupted saves have left is removed."""
+        self.abandon()
+        place = self.folder / self.unfinished(tag)
+        place.mkdir(parents=True)
+        return place
+
+    def abandon(self) -> None:
+        """Remove every checkpoint that nobody has finished."""
+        self.check()
+        for left in self.folder.glob("step_*.unfinished-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def remove(self, tag: str) -> None:
+        """Remove checkpoint `tag`, its manifest first."""
+        self.check()
         (self.folder / tag / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self.folder / tag, ignore_errors=True)
 
     def finish(self, tag: str, facts: dict[str, Any], pointers: Sequence[str] = (LATEST,)) -> None:
-        """Declare `tag` whole: flush its files, write the manifest, then move the pointers in their order. Call it
-        after a barrier of all ranks.
+        """Declare `tag` whole: flush its files, write the manifest, give the folder its name (in place of a torn one),
+        then move the pointers in their order. Call it after a barrier of all ranks.
         """
-        place = self.folder / tag
+        place = self.folder / self.unfinished(tag)
         files = {}
         for path in sorted(place.rglob("*")):
             flush(path)
@@ -56,12 +86,19 @@ class CheckpointFolder:
                 fact = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
                 files[path.relative_to(place).as_posix()] = fact
         write_whole(place / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
+        self.check()
+        former = self.folder / tag
+        if former.exists():
+            os.replace(former, self.folder / f"{self.unfinished(tag)}-former")
+        os.replace(place, former)
+        flush(self.folder)
+        shutil.rmtree(self.folder / f"{self.unfinished(tag)}-former", ignore_errors=True)
         for pointer in pointers:
             self.point(pointer, tag)
 
     def point(self, pointer: str, tag: str) -> None:
         """Move `pointer` (latest or best) to `tag` in one atomic rename."""
-        write_whole(self.folder / pointer, tag + "\n")
+        write_whole(self.folder / pointer, tag + "\n", self.check)
 
     def pointed(self, pointer: str) -> str | None:
         """The tag `pointer` names, None where there is no such pointer yet."""
@@ -113,13 +150,14 @@ class CheckpointFolder:
         past = written[written.index(latest) :] if latest in written else []
         for tag in past[limit:]:
             if tag != best:
-                self.begin(tag)
+                self.remove(tag)
 
     def forget_after(self, tag: str) -> None:
         """Remove every checkpoint newer than `tag`: a run that goes on from `tag` has passed them over."""
+        self.abandon()
         for newer in self._tags():
             if _step(newer) > _step(tag):
-                self.begin(newer)
+                self.remove(newer)
 
     def _candidates(self) -> list[str]:
         pointed = self.pointed(LATEST)

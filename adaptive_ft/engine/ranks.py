@@ -83,16 +83,16 @@ class Ranks:
 
         `work` itself must not be a collective.
         """
-        message, result = "", None
+        failure, result = None, None
         try:
             result = work()
         except UserError as error:
-            message = str(error)
-        messages: list[str] = [""] * self.world_size
-        dist.all_gather_object(messages, message)
-        if any(messages):
-            teller = next(rank for rank, told in enumerate(messages) if told)
-            raise UserError(messages[teller]) if teller == self.rank else ToldElsewhere(messages[teller])
+            failure = error
+        told: list[tuple[str, int] | None] = [None] * self.world_size
+        dist.all_gather_object(told, (str(failure), failure.exit_code) if failure else None)
+        for rank, message in enumerate(told):
+            if message is not None:
+                raise failure if failure and rank == self.rank else ToldElsewhere(*message)
         return cast(Result, result)
 
     def on_main(self, work: Callable[[], Result]) -> Result:
@@ -114,6 +114,10 @@ class Ranks:
 
 class ToldElsewhere(UserError):
     """A `UserError` that another rank prints."""
+
+    def __init__(self, message: str, exit_code: int = UserError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -211,8 +215,8 @@ def join_group(backend: str, environment: Mapping[str, str]) -> None:
 
 
 def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:
-    """Join the ranks, run `main(ranks)` and end the process: 0 done, 2 for a `UserError` (one sentence), 130 for
-    Ctrl-C, 1 for a fault of ours.
+    """Join the ranks, run `main(ranks)` and end the process: 0 done, 2 for a `UserError` (one sentence) unless
+    its kind has another code, 130 for Ctrl-C, 1 for a fault of ours, 75 for a run that was asked to stop.
 
     The process ends without the interpreter's shutdown: under ZeRO-3 that aborted about one run in fifty after all
     work was done.
@@ -220,12 +224,12 @@ def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:
     code = 0
     try:
         main(start_ranks())
-    except ToldElsewhere:
-        code = 2
+    except ToldElsewhere as error:
+        code = error.exit_code
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
-        code = 2
+        code = error.exit_code
     except KeyboardInterrupt:
         print("stopped by the keyboard; a run goes on from its newest checkpoint with --name NAME --resume auto")
         code = INTERRUPTED

@@ -15,19 +15,19 @@ def checkpoints(tmp_path: Path) -> CheckpointFolder:
 
 def save(checkpoints: CheckpointFolder, step: int) -> str:
     """A whole checkpoint of two files, one in a folder."""
-    tag = fill(checkpoints, step)
+    tag = checkpoints.tag(step)
+    fill(checkpoints, step)
     checkpoints.finish(tag, {"step": step, "world_size": 2})
     return tag
 
 
 def fill(checkpoints: CheckpointFolder, step: int) -> str:
-    """What stands on the disk just before a checkpoint is declared whole."""
-    tag = checkpoints.tag(step)
-    checkpoints.begin(tag)
-    (checkpoints.folder / tag / "adaptive").mkdir(parents=True)
-    (checkpoints.folder / tag / "optimizer.pt").write_bytes(b"numbers" * step)
-    (checkpoints.folder / tag / "adaptive/weights").write_bytes(b"weights")
-    return tag
+    """What stands on the disk just before a checkpoint is declared whole; the name of the folder it stands in."""
+    place = checkpoints.begin(checkpoints.tag(step))
+    (place / "adaptive").mkdir()
+    (place / "optimizer.pt").write_bytes(b"numbers" * step)
+    (place / "adaptive/weights").write_bytes(b"weights")
+    return place.name
 
 
 def test_a_finished_checkpoint_is_whole_and_newest(checkpoints: CheckpointFolder) -> None:
@@ -51,11 +51,13 @@ def test_nothing_saved_is_nothing_to_resume(checkpoints: CheckpointFolder) -> No
 
 
 def test_an_interrupted_save_does_not_exist(checkpoints: CheckpointFolder) -> None:
-    """Without its manifest a newer checkpoint is passed over; the pointer was never moved to it."""
+    """It has no name of a checkpoint yet, the pointer was never moved to it, and the next save clears it away."""
     whole, torn = save(checkpoints, 1), fill(checkpoints, 2)
     assert checkpoints.pointed(LATEST) == whole
     assert checkpoints.newest_whole() == (whole, [])
-    assert checkpoints.faults(torn) == ["it has no manifest: the save was interrupted"]
+    assert checkpoints.faults(checkpoints.tag(2)) == ["it has no manifest: the save was interrupted"]
+    save(checkpoints, 3)
+    assert not (checkpoints.folder / torn).exists()
 
 
 @pytest.mark.parametrize(
@@ -98,15 +100,16 @@ def test_a_pointer_to_nothing_falls_back(checkpoints: CheckpointFolder) -> None:
     assert "step_000009" in passed_over[0]
 
 
-def test_begin_removes_what_an_earlier_attempt_left(checkpoints: CheckpointFolder) -> None:
-    """Files of a torn save must not join the next one under the same tag."""
+def test_a_save_takes_the_place_of_an_earlier_one_as_a_whole(checkpoints: CheckpointFolder) -> None:
+    """What stands under the tag stays until the new one is finished, and no file of it joins the new one."""
     tag = save(checkpoints, 2)
     (checkpoints.folder / tag / "leftover").touch()
-    checkpoints.begin(tag)
-    assert not (checkpoints.folder / tag).exists()
-    assert checkpoints.newest_whole()[0] is None
+    fill(checkpoints, 2)
+    assert checkpoints.newest_whole()[0] == tag
     save(checkpoints, 2)
     assert "leftover" not in checkpoints.read_manifest(tag)["files"]
+    assert not (checkpoints.folder / tag / "leftover").exists()
+    assert [path.name for path in checkpoints.folder.iterdir() if path.is_dir()] == [tag]
 
 
 def test_prune_keeps_the_newest_and_the_best(checkpoints: CheckpointFolder) -> None:
@@ -154,7 +157,8 @@ def test_finish_moves_the_pointers_it_is_given_in_order(
     checkpoints: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill after the first leaves the second where it was."""
-    old, tag = save(checkpoints, 1), fill(checkpoints, 2)
+    old, tag = save(checkpoints, 1), checkpoints.tag(2)
+    fill(checkpoints, 2)
     move = checkpoints.point
 
     def move_and_die(pointer: str, tag: str) -> None:

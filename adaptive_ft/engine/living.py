@@ -1,0 +1,127 @@
+"""Two runs in one folder at a time: refused where the first one is known to be alive.
+
+This is a courtesy that saves a mistake; what keeps the folder whole in any case is the generation number. So it only
+refuses on proof, and never a job that its batch system has started again.
+
+    runs/NAME/alive    who trains here, as JSON; touched every few seconds, removed when the run leaves
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from adaptive_ft.engine.generation import Generation
+from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import write_whole
+
+ALIVE = "alive"
+BEAT_SECONDS = 5.0
+# A sign of life this old, by whatever clocks, is not worth waiting for another one.
+STALE_SECONDS = 600.0
+DEAD_STATES = ("Z", "X")
+
+
+def refuse_second_run(folder: Path) -> None:
+    """Refuse to start in a folder where a run is alive (rank 0 only).
+
+    On this machine its process is looked up. On another one its next sign of life is waited for, 3 beats at most and
+    only where the last one is recent. A requeued job is never refused.
+
+    Raises:
+        UserError: names the process and the machine.
+    """
+    path = folder / ALIVE
+    try:
+        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return
+    own = identity()
+    requeued = holder["job"] is not None and holder["job"] == own["job"] and holder["restart"] != own["restart"]
+    if requeued or (holder["machine"], holder["process"], holder["began"]) == _process(own):
+        return
+    here = holder["machine"] is not None and holder["machine"] == own["machine"]
+    if process_began(holder["process"]) == holder["began"] if here else _beats(path):
+        raise UserError(
+            f"A run is alive in '{folder}': process {holder['process']} on {holder['host']}. End it first, or choose"
+            " another --name; one run at a time can write there."
+        )
+
+
+@contextmanager
+def alive(generation: Generation | None) -> Iterator[None]:
+    """Show a sign of life in the folder of the run every few seconds; None for ranks that do not."""
+    if generation is None:
+        yield
+        return
+    leaving = threading.Event()
+    write_whole(generation.folder / ALIVE, json.dumps(identity()), generation.check)
+    beating = threading.Thread(target=_beat, args=(generation, leaving), name="sign-of-life", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        beating.join()
+        with suppress(UserError, OSError):
+            generation.check()
+            (generation.folder / ALIVE).unlink()
+
+
+def identity() -> dict[str, Any]:
+    """This process, its machine (the running kernel and its process numbers; None where neither is told), its job."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        machine = None
+    return {
+        "host": socket.gethostname(),
+        "machine": machine,
+        "process": os.getpid(),
+        "began": process_began(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
+def process_began(process: int) -> str | None:
+    """When a process of this machine began, in ticks since the boot; None for one that is not there or has ended."""
+    try:
+        # The name, in parentheses, may hold anything.
+        words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if words[0] in DEAD_STATES else words[19]
+
+
+def _process(who: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return who["machine"], who["process"], who["began"]
+
+
+def _beat(generation: Generation, leaving: threading.Event) -> None:
+    while not leaving.wait(BEAT_SECONDS):
+        with suppress(UserError, OSError):
+            generation.check()  # a run that was taken over must not pass for the new one
+            os.utime(generation.folder / ALIVE)
+
+
+def _beats(path: Path) -> bool:
+    """Whether a new sign of life is seen coming."""
+    try:
+        last = path.stat().st_mtime
+        if time.time() - last > STALE_SECONDS:
+            return False
+        deadline = time.monotonic() + 3 * BEAT_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            if path.stat().st_mtime != last:
+                return True
+    except FileNotFoundError:
+        pass
+    return False
