@@ -13,6 +13,8 @@ fail() {
   exit 2
 }
 
+[ -n "${SLURM_JOB_ID:-}" ] || fail "This is a batch script: give it to sbatch."
+
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
 job=${job:-$SLURM_JOB_ID}              # stays the same when the job is requeued
 name=${SLURM_JOB_NAME//\//_}-$job      # so does the run's folder: runs/$name
@@ -61,7 +63,7 @@ options=(--ds_config "$home/ds_configs/zero2.json" --name "$name" --resume auto 
 # Slurm's warning reaches this shell alone (--signal=B:...): sent to the ranks it would end their helper processes too.
 ask_to_stop() {
   interrupted=yes
-  echo "job $job: asked to stop; the run saves at its next update"
+  echo "job $job: told to stop; asking the run to save"
   touch "$stop_file"
 }
 trap ask_to_stop USR1 TERM

@@ -50,3 +50,12 @@ def test_a_folder_that_is_no_clone_is_refused(script: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     assert f"{tmp_path} is no clone of adaptive_ft" in done.stderr
     assert "ADAPTIVE_FT_HOME" in done.stderr
+
+
+def test_without_slurm_there_is_one_sentence() -> None:
+    """bash instead of sbatch."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    done = subprocess.run(
+        ["bash", FOLDER / "train.sbatch"], cwd=REPOSITORY, env=outside, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "error: This is a batch script: give it to sbatch.\n")
