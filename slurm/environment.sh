@@ -83,7 +83,7 @@ run_job() {
   case $code in
     0) rm -rf "$place" ;;
     75) requeue "saved and stopped" ;;
-    2) echo "job $job: the command line or the data need a person; not requeued" ;;
+    2) echo "job $job: ended with a sentence for a person (see above); not requeued" ;;
     *) after_crash "$code" ;;
   esac
   exit "$code"
