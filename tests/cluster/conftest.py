@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import subprocess
 
 STEPS = 40
-# Every second epoch ends between two of these checkpoints; the last update is one of them.
 LONG = ("--max_steps", str(STEPS), "--save_steps", "5")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 # The command line of a rank, and not of the srun that started it.

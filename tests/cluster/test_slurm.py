@@ -73,6 +73,17 @@ def test_a_mistake_ends_the_job(submit: Submit) -> None:
     assert "Did you mean 'spottune'?" in told
 
 
+def test_programs_run_in_a_container_where_one_is_named(submit: Submit) -> None:
+    """ADAPTIVE_FT_WITHIN stands before the program and ADAPTIVE_FT_SRUN after srun; here words that show the rest."""
+    named = "--export=ALL,ADAPTIVE_FT_WITHIN=echo inside:,ADAPTIVE_FT_SRUN=--label --nodes=1"
+    job = submit("train.sbatch", "--max_steps", "7", sbatch=("--nodes=1", named))
+    assert job.end() == "COMPLETED"
+    (told,) = [line for line in job.log.read_text().splitlines() if line.startswith("0: inside: python ")]
+    assert "/train.py --ds_config " in told
+    assert f" --name adaptive-ft-{job.number} --resume auto --stop_file " in told
+    assert told.endswith(" --max_steps 7"), "options of the command line come last and win"
+
+
 def test_a_cancelled_job_does_not_come_back(submit: Submit) -> None:
     """scancel ends the ranks with SIGTERM, at which they save; the script must not put the job into the queue again."""
     job = submit("train.sbatch", *LONG)
