@@ -17,6 +17,7 @@ COMMANDS = {
     "reshard": "cut the samples of a shard set into other shards",
     "verify": "read every byte of a shard set and compare it with its manifest",
     "eval": "answer the questions of any shard set with a trained run",
+    "export": "write a trained run as a plain Hugging Face model, or as an adaptive one",
     "table": "print the strategy table of finished runs",
     "inspect": "print the components of a model, a strategy's decisions, and the parameters",
 }

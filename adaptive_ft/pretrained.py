@@ -26,6 +26,9 @@ from adaptive_ft.models.recorded import check_same_base, load_recorded
 from adaptive_ft.strategies import tie
 from adaptive_ft.wrapping import gating, is_gated
 
+# Below a saved adaptive model: the base it stands on, where nothing else could give that again.
+OWN_BASE = "base"
+
 
 class Saves(nn.Module):
     """The methods of an adapted model that write and read its two files; the model has the attributes below."""
@@ -132,7 +135,7 @@ class Saves(nn.Module):
         check_entries(description, folder)
         config, recorded = AdaptiveConfig.from_dict(description["adaptive"]), description["base_model"]
         if base_model is None:
-            base_model = load_recorded(recorded)
+            base_model = load_recorded(_with_own_base(recorded, folder))
         check_not_adapted(base_model)
         check_same_base(recorded, base_model)
         anatomy = describe(base_model)
@@ -151,6 +154,12 @@ class Saves(nn.Module):
         decided = _global_decision(description, folder)
         model.decider.global_decisions = None if decided is None else torch.tensor(decided)
         return model.eval()
+
+
+def _with_own_base(recorded: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The record of a base that no name brings back, with the one that lies in `folder` itself, if there is one."""
+    own = folder / OWN_BASE
+    return {**recorded, "name": str(own)} if not recorded["name"] and own.is_dir() else recorded
 
 
 def _global_decision(description: Mapping[str, Any], folder: Path) -> list[int] | None:

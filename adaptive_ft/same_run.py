@@ -2,7 +2,8 @@
 
 The position in the data, the shapes of weights, optimizer and meters, and the method itself depend on these facts:
 they lie in the checkpoint's manifest under the names of their options, with the validation data, which the curves
-and the best checkpoint are judged on. Learning rates may change on the way, and epochs and steps may grow.
+and the best checkpoint are judged on. Learning rates may change on the way, and epochs and steps may grow; so may the
+number of ranks and how the batch is cut among them, as long as all of them together take the same batch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,6 @@ from adaptive_ft.strategies import canonical
 ADAPTIVE = "adaptive"
 # Facts that are no single option's value.
 IN_WORDS = {
-    "world_size": "a number of ranks of",
     "zero_stage": "a ZeRO stage (--ds_config) of",
     "global_batch": "a batch of all ranks (--per_device_train_batch_size x --gradient_accumulation_steps x ranks) of",
     "train_data": "training shards (--data.train) with the fingerprint",
@@ -30,6 +30,8 @@ IN_WORDS = {
 }
 # Facts that the first checkpoints do not tell.
 LATER = {"val_data"}
+# Facts that may change while the product of all of them, the global batch, stays.
+CUTS = {"world_size", "gradient_accumulation_steps"}
 # Options that say where the run lies and how to go on, and so change with every resume.
 PLACE = {"name", "output_dir", "resume", "stop_file"}
 
@@ -69,8 +71,9 @@ def check_same_run(run: Run, tag: str) -> None:
     checkpoints = run.folder.checkpoints
     written, here = checkpoints.read_manifest(tag), shared_facts(run)
     which = f"Checkpoint {tag} of '{run.folder.path}' was written"
+    _check_batch(run, which, written["global_batch"])
     for name, value in here.items():
-        if written.get(name) != value and not (name in LATER and name not in written):
+        if name not in CUTS and written.get(name) != value and not (name in LATER and name not in written):
             raise UserError(
                 f"{which} with {IN_WORDS.get(name, f'--{name}')} {written.get(name)}, this run has {value}: resume with"
                 " what it was written with, or start a new run under another --name."
@@ -85,6 +88,33 @@ def check_same_run(run: Run, tag: str) -> None:
             f"{which} from another base model than '{run.config.model.name or 'random weights'}' (--model.name): their"
             " frozen weights differ; resume with that one, or start a new run under another --name."
         )
+
+
+def _check_batch(run: Run, which: str, written: int) -> None:
+    """Refuse another batch of all ranks than was `written`, and say what keeps it on this number of ranks."""
+    numbers = run.parts.numbers
+    if numbers.global_batch == written:
+        return
+    ranks, micro, accumulation = numbers.world_size, numbers.micro_batch, numbers.accumulation
+    share = written // ranks
+    ways = (
+        ("--per_device_train_batch_size", share // accumulation, share // accumulation, accumulation),
+        ("--gradient_accumulation_steps", share // micro, micro, share // micro),
+    )
+    kept = [
+        f"{option} {part} ({ranks} ranks x {of_each} x {times})"
+        for option, part, of_each, times in ways
+        if ranks * of_each * times == written
+    ]
+    way_out = " or ".join(kept) or (
+        f"--per_device_train_batch_size and --gradient_accumulation_steps whose product is {share}"
+        if written % ranks == 0
+        else f"a number of ranks that divides {written}"
+    )
+    raise UserError(
+        f"{which} with {IN_WORDS['global_batch']} {written}, this run has {numbers.global_batch}: resume with"
+        f" {way_out}, or start a new run under another --name."
+    )
 
 
 def changed_options(folder: RunFolder, config: RunConfig) -> list[str]:

@@ -5,16 +5,18 @@ tokenizer or image processor; the frozen half is the base model's, proved by a h
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.build import Run
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
+from adaptive_ft.engine.failed_saves import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
@@ -23,29 +25,58 @@ from adaptive_ft.subjects import Subject, restore_subject, subject_facts
 from adaptive_ft.tasks.task import Task
 from adaptive_ft.whole_files import write_whole
 
+Result = TypeVar("Result")
+
 TASK = "task.json"
 
 
 def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
-    """Write a whole checkpoint of all ranks after the current update, then move the pointers (collective)."""
+    """Write a whole checkpoint of all ranks after the current update, then move the pointers (collective).
+
+    Raises:
+        UserError: a rank could not write; the checkpoint before is the newest, and what was written is removed.
+    """
     checkpoints, ranks = run.folder.checkpoints, run.ranks
     tag = checkpoints.tag(run.engine.updates)
     checkpoints.check()
-    place = ranks.on_main(lambda: checkpoints.begin(tag))
-    run.engine.save(place.parent, place.name, state)
-    weights = run.engine.gathered_trainable_state()
-    if ranks.is_main:
-        run.parts.model.save_pretrained(place / ADAPTIVE, weights)
-        run.parts.subject.save(place / ADAPTIVE, run.parts.model.base)
-        facts = subject_facts(run.parts.subject, run.parts.train_shards)
-        write_whole(place / ADAPTIVE / TASK, json.dumps(facts, ensure_ascii=False))
-    ranks.barrier()
-    if ranks.is_main:
-        facts = {"step": run.engine.updates, **shared_facts(run)}
-        # A kill between the two must not leave a newest checkpoint that was the best and is not pointed at.
-        checkpoints.finish(tag, facts, (BEST, LATEST) if best else (LATEST,))
-        checkpoints.prune(run.config.save_total_limit)
-    ranks.barrier()
+    try:
+        place = _on_disk(run, tag, lambda: checkpoints.begin(tag))
+        run.engine.save(place.parent, place.name, state)
+        weights = run.engine.gathered_trainable_state()
+        _on_disk(run, tag, lambda: _write_adaptive(run, place / ADAPTIVE, weights))
+        _on_disk(run, tag, lambda: _declare_whole(run, tag, best=best))
+    except UserError:
+        if ranks.is_main:
+            checkpoints.abandon()
+        raise
+
+
+def _on_disk(run: Run, tag: str, write: Callable[[], Result]) -> Result:
+    """`write()` on rank 0, while the others wait; what the disk refuses is a `UserError` on every rank."""
+
+    def written() -> Result:
+        with told_as_failed(run.folder.checkpoints.folder / tag):
+            return write()
+
+    return run.ranks.on_main(written)
+
+
+def _write_adaptive(run: Run, place: Path, weights: Mapping[str, Tensor]) -> None:
+    """The folder that is enough to answer questions again."""
+    parts = run.parts
+    parts.model.save_pretrained(place, weights)
+    parts.subject.save(place, parts.model.base)
+    facts = subject_facts(parts.subject, parts.train_shards)
+    write_whole(place / TASK, json.dumps(facts, ensure_ascii=False))
+
+
+def _declare_whole(run: Run, tag: str, *, best: bool) -> None:
+    """Manifest, name, pointers, and room for the next ones."""
+    checkpoints = run.folder.checkpoints
+    facts = {"step": run.engine.updates, **shared_facts(run)}
+    # A kill between the two must not leave a newest checkpoint that was the best and is not pointed at.
+    checkpoints.finish(tag, facts, (BEST, LATEST) if best else (LATEST,))
+    checkpoints.prune(run.config.save_total_limit)
 
 
 def load_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -68,9 +99,20 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     changed = changed_options(run.folder, run.config) if run.ranks.is_main else []
     if changed:
         print(f"changed since the last start: {', '.join(changed)}", flush=True)
-    state = run.engine.load(checkpoints.folder, tag)
+    state = _loaded(run, tag)
     run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
     return state
+
+
+def _loaded(run: Run, tag: str) -> dict[str, Any]:
+    """Checkpoint `tag` in the engine, whatever number of ranks wrote it (collective)."""
+    checkpoints, here = run.folder.checkpoints, run.ranks.world_size
+    written_by = run.ranks.on_main(lambda: checkpoints.read_manifest(tag)["world_size"])
+    if written_by == here:
+        return run.engine.load(checkpoints.folder, tag)
+    if run.ranks.is_main:
+        print(f"{tag} was written by {written_by} ranks and is read by {here}", flush=True)
+    return run.engine.load_of_other_ranks(checkpoints, tag)
 
 
 def _rewind(checkpoints: CheckpointFolder, tag: str, best: dict[str, Any]) -> None:
@@ -91,6 +133,9 @@ class Restored:
     subject: Subject
     task: Task
     step: int
+    folder: RunFolder
+    place: Path
+    """Where its files lie, in a checkpoint of the folder."""
 
 
 def restore(run_path: Path, which: str = LATEST) -> Restored:
@@ -122,20 +167,4 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
     task = subject.task(config, base)
     model = AdaptiveModel.from_pretrained(base, place)
     step = checkpoints.read_manifest(tag)["step"]
-    return Restored(config, model, subject, task, step)
-
-
-def export_merged(run_path: Path, destination: Path) -> None:
-    """Write a run's best model as a plain Hugging Face model, with its tokenizer or image processor: a base model.
-
-    Raises:
-        UserError: the strategy decides per input and is not evaluated by its global decision, so there is no one set
-            of weights.
-    """
-    restored = restore(run_path, BEST)
-    partial = destination.with_name(destination.name + ".unfinished")
-    decision = "global" if restored.model.config.eval_decisions == "global" else None
-    merged: PreTrainedModel = restored.model.merge_and_unload(decision)
-    merged.save_pretrained(partial)
-    restored.subject.save(partial, merged)
-    partial.replace(destination)
+    return Restored(config, model, subject, task, step, folder, place)

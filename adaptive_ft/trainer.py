@@ -20,15 +20,17 @@ import torch
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
+from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.living import alive
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.exporting import export_merged
 from adaptive_ft.gates import GatesDiverged
 from adaptive_ft.losses import policy_losses
 from adaptive_ft.meters import MeanMeter
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
-from adaptive_ft.saving import export_merged, load_checkpoint, save_checkpoint
+from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.tracking import Progress
 
@@ -73,7 +75,7 @@ class Trainer:
         if destination:
             self.run.folder.check()
             # All ranks wait for the files: the next run of this process may start from them.
-            self.ranks.on_main(lambda: export_merged(self.run.folder.path, Path(destination)))
+            self.ranks.on_main(lambda: export_merged(restore(self.run.folder.path, BEST), Path(destination)))
         return summary
 
     @contextmanager

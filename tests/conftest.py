@@ -66,7 +66,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(workplace: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run a program of the environment in the workplace, as a person would; its exit code is not judged."""
 
-    def run(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    def run(*words: str | Path, patience: float = 240) -> "subprocess.CompletedProcess[str]":
         program, *rest = words
         path = Path(sys.executable).with_name(str(program))
         return subprocess.run(
@@ -75,7 +75,7 @@ def launch(workplace: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=patience,
             check=False,
         )
 

@@ -33,7 +33,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("subjects",),
     ("build",),
     ("evaluation", "saving", "same_run"),
-    ("recorder",),
+    ("recorder", "exporting"),
     ("trainer",),
     ("embedded",),
     ("commands",),

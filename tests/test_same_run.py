@@ -47,11 +47,6 @@ def content(folder: Path) -> dict[str, bytes]:
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "precision": (("--precision", "bf16"), "with --precision fp32, this run has bf16"),
-    "batch": (("--per_device_train_batch_size", "8"), "with a batch of all ranks (--per_device_train_batch_size x"),
-    "accumulation": (
-        ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"),
-        "with --gradient_accumulation_steps 1, this run has 2",
-    ),
     "seed": (("--seed", "2"), "with --seed 1, this run has 2"),
     "data": (("--data.train", "world/source/train"), "with training shards (--data.train) with the fingerprint"),
     "validation data": (("--data.val", "world/source/val"), "with validation shards (--data.val) with the fingerprint"),
@@ -81,9 +76,38 @@ def test_a_config_that_no_longer_fits_is_refused_untouched(
 
 
 @pytest.mark.parametrize(
+    ("written", "words", "way_out"),
+    [
+        (4, ("--per_device_train_batch_size", "8"), "--per_device_train_batch_size 4 (1 ranks x 4 x 1)"),
+        (
+            12,
+            ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "3"),
+            "--per_device_train_batch_size 4 (1 ranks x 4 x 3) or --gradient_accumulation_steps 6 (1 ranks x 2 x 6)",
+        ),
+        (
+            9,
+            ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"),
+            "--per_device_train_batch_size and --gradient_accumulation_steps whose product is 9",
+        ),
+    ],
+)
+def test_another_batch_is_refused_with_what_keeps_it(
+    written: int, words: tuple[str, ...], way_out: str, resumed: Resumed, copied: RunFolder
+) -> None:
+    """The position in the data counts examples, and the schedule updates: both need the batch of all ranks to stay."""
+    path = copied.checkpoints.folder / "step_000003/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "global_batch": written}))
+    before = content(copied.path)
+    with pytest.raises(UserError) as told:
+        load_checkpoint(resumed(*words))
+    assert f"x --gradient_accumulation_steps x ranks) of {written}, this run has" in str(told.value)
+    assert str(told.value).endswith(f"resume with {way_out}, or start a new run under another --name.")
+    assert content(copied.path) == before
+
+
+@pytest.mark.parametrize(
     ("fact", "sentence"),
     [
-        ("world_size", "with a number of ranks of 2, this run has 1"),
         ("zero_stage", "with a ZeRO stage (--ds_config) of 2, this run has 0"),
         ("answer_table_sha256", "with an answer table (--data.train) with SHA-256 2, this run has"),
     ],
@@ -91,7 +115,7 @@ def test_a_config_that_no_longer_fits_is_refused_untouched(
 def test_what_no_single_option_says_is_told_in_words(
     fact: str, sentence: str, resumed: Resumed, copied: RunFolder, repository: Path
 ) -> None:
-    """Ranks, ZeRO stage and answer table come from the launcher, a JSON and the shards."""
+    """ZeRO stage and answer table come from a JSON and the shards."""
     path = copied.checkpoints.folder / "step_000003/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), fact: 2}))
     stage = ("--ds_config", str(repository / "ds_configs/zero0.json")) if fact == "zero_stage" else ()
@@ -123,10 +147,11 @@ def test_a_run_that_would_have_ended_before_is_refused(resumed: Resumed) -> None
         ("--optim.learning_rate", "1e-4"),
         ("--adapt.temperature", "2", "--adapt.final_temperature", "1"),
         ("--losses.budget", "0.25"),
+        ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"),
     ],
 )
 def test_what_may_change_on_the_way(words: tuple[str, ...], resumed: Resumed) -> None:
-    """Another spelling, more steps, other rates, targets and temperature are the same run."""
+    """Another spelling, more steps, other rates, targets, temperature and cut of the batch are the same run."""
     run = resumed(*words)
     assert load_checkpoint(run) is not None
     assert run.engine.updates == 3

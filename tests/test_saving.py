@@ -17,7 +17,7 @@ from adaptive_ft.config import load_run_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.saving import export_merged, load_checkpoint, restore
+from adaptive_ft.saving import load_checkpoint, restore
 from adaptive_ft.trainer import Trainer
 
 Tiny = Callable[..., list[str]]
@@ -195,25 +195,3 @@ def test_random_weights_survive_a_resume_with_another_seed(tiny: Tiny, ranks: Ra
     with pytest.raises(UserError, match="with --seed 1, this run has 2"):
         Trainer(build(load_run_config(tiny("random", *words, "--seed", "2", "--resume", "auto")), ranks)).fit()
     assert content(tmp_path / "random") == before
-
-
-def test_export_gives_a_plain_model_that_answers_alike(workplace: Path, tiny_base: Path, tmp_path: Path) -> None:
-    """The standard run's export is a Hugging Face folder with tokenizer, equal to the adapted model's best weights."""
-    exported = facts_of_base(tiny_base).eval()
-    assert AutoTokenizer.from_pretrained(tiny_base)
-    restored = restore(workplace / "runs/pretraining", "best")
-    inputs = {
-        "input_ids": torch.randint(1, 20, (3, 6)),
-        "visual_feats": torch.randn(3, 4, exported.config.visual_feat_dim),
-        "visual_pos": torch.rand(3, 4, 4),
-    }
-    with torch.no_grad():
-        expected = restored.model(**inputs).question_answering_score
-        torch.testing.assert_close(exported(**inputs).question_answering_score, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_export_needs_constant_decisions(finished_run: RunFolder, tmp_path: Path) -> None:
-    """A policy that decides per input has no one set of weights; nothing is written."""
-    with pytest.raises(UserError, match="decides per input, so it cannot be merged"):
-        export_merged(finished_run.path, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []

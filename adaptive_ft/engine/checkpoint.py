@@ -55,6 +55,10 @@ class CheckpointFolder:
         """The folder name under which all ranks of this start write `tag`, until `finish` gives it its own."""
         return f"{tag}.unfinished-{self._generation.own_name if self._generation else 'own'}"
 
+    def inside(self, tag: str) -> "CheckpointFolder":
+        """A folder of the same start for what is made of checkpoint `tag`, and lies in it."""
+        return CheckpointFolder(self.folder / tag, self._generation)
+
     def begin(self, tag: str) -> Path:
         """Make the folder to write `tag` into; what interrupted saves have left is removed."""
         self.abandon()

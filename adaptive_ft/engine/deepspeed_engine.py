@@ -6,8 +6,11 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
+from adaptive_ft.engine.checkpoint import CheckpointFolder
+from adaptive_ft.engine.failed_saves import failures_kept, told_as_failed
 from adaptive_ft.engine.optimizer import (
     NamedParameters,
     OptimConfig,
@@ -17,6 +20,7 @@ from adaptive_ft.engine.optimizer import (
     set_learning_rates,
 )
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.engine.universal import convert, read_converted
 from adaptive_ft.errors import UserError
 
 NEVER = float("inf")
@@ -112,24 +116,37 @@ class Engine:
         return torch.nn.utils.get_total_norm([given.grad for given in parameters if given.grad is not None])
 
     def gathered_trainable_state(self) -> dict[str, Tensor]:
-        """All trainable parameters by name as CPU copies, whole on rank 0 (ZeRO-3 shards are collected; other ranks
-        get {}).
+        """All trainable parameters by name as CPU copies in float32, whole on rank 0 (other ranks get {}; collective).
+
+        Under ZeRO 1 to 3 these are the optimizer's own float32 weights, also where the model computes in bfloat16.
         """
         state = {}
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
-                if self.ranks.is_main:
-                    state[name] = parameter.detach().to("cpu", copy=True)
+            whole = safe_get_full_fp32_param(parameter) if self.zero_stage else parameter.detach()
+            if self.ranks.is_main:
+                state[name] = whole.to("cpu", torch.float32, copy=True)
         return state
 
     def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
-        """Every rank writes its part of the checkpoint `folder/tag`; frozen weights stay out; no pointer is moved."""
+        """Every rank writes its part of the checkpoint `folder/tag`; frozen weights stay out; no pointer is moved.
+
+        Raises:
+            UserError: on every rank, when one of them could not write its part.
+        """
         client_state = {**client_state, "updates": self.updates}
-        self.deepspeed.save_checkpoint(
-            str(folder), tag=tag, client_state=client_state, save_latest=False, exclude_frozen_parameters=True
-        )
+        with failures_kept(self.deepspeed) as failures:
+            self.deepspeed.save_checkpoint(
+                str(folder), tag=tag, client_state=client_state, save_latest=False, exclude_frozen_parameters=True
+            )
+
+        def tell() -> None:
+            with told_as_failed(folder / tag):
+                for failure in failures:
+                    raise failure
+
+        self.ranks.together(tell)
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Read checkpoint `folder/tag` back into model and optimizer; the client state that `save` was given.
@@ -145,6 +162,20 @@ class Engine:
             raise UserError(f"DeepSpeed found nothing to load in '{folder / tag}'.")
         self.updates = int(client_state["updates"])
         return dict(client_state)
+
+    def load_of_other_ranks(self, checkpoints: CheckpointFolder, tag: str) -> dict[str, Any]:
+        """As `load`, for a checkpoint that another number of ranks has written: converted first where ZeRO splits it.
+
+        Raises:
+            UserError: the conversion failed, or the checkpoint holds other parameters than this model.
+        """
+        if self.zero_stage == 0:
+            return self.load(checkpoints.folder, tag)
+        self.ranks.on_main(lambda: convert(checkpoints, tag))
+        with own_settings(self.optimizer):
+            state = read_converted(self.deepspeed, checkpoints.folder / tag)
+        self.updates = int(state["updates"])
+        return state
 
 
 def _load_only_trainable(src: Mapping[str, Tensor], dst: nn.Module) -> None:

@@ -161,9 +161,13 @@ def test_weights_of_another_size_are_refused(ranks: Ranks, repository: Path, tmp
 
 
 def test_bf16_is_what_the_forward_computes_in(ranks: Ranks, repository: Path) -> None:
-    """--precision bf16: the module's weights are bfloat16 and an update still moves them."""
+    """--precision bf16: the module's weights are bfloat16, roundings of those that an update moves."""
     engine = make_engine(ranks, repository / "ds_configs/zero2.json", precision="bf16")
     before = tuned(engine)
     update(engine, batches(2))
-    assert {value.dtype for value in before.values()} == {torch.bfloat16}
-    assert not torch.equal(before["tuned.weight"], tuned(engine)["tuned.weight"])
+    after = tuned(engine)
+    inside = dict(engine.module.named_parameters())
+    assert {inside[name].dtype for name in after} == {torch.bfloat16}
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    assert all(torch.equal(inside[name], value.bfloat16()) for name, value in after.items())
+    assert not torch.equal(before["tuned.weight"], after["tuned.weight"])
