@@ -3,6 +3,7 @@
 DeepSpeed has barriers behind its writing: a rank that raised there would leave the others waiting for it.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from adaptive_ft.errors import UserError
 
 # How those libraries tell of a failed write that raise no OSError: torch, safetensors, tokenizers.
-TELLING = ("PytorchStreamWriter", "iostream error", "I/O error", "os error", "write failed")
+TELLING = ("PytorchStreamWriter", "inline_container", "iostream error", "I/O error", "os error", "write failed")
 
 
 def is_failed_write(error: Exception) -> bool:
@@ -55,7 +56,9 @@ def told_as_failed(place: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UserError) or not is_failed_write(error):
             raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        # torch tells no errno, but what is free tells the reason mostly.
+        free = shutil.disk_usage(place.parent).free / 2**20
+        reason = getattr(error, "strerror", None) or f"{' '.join(str(error).split())} ({free:.1f} MiB are free there)"
         raise UserError(
             f"Checkpoint '{place.with_suffix('')}' could not be written: {reason}. The one before it stays the newest: make room, and"
             " go on from there with --resume auto."

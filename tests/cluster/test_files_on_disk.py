@@ -48,12 +48,9 @@ def pieces(tensor: Tensor) -> list[bytes]:
     """Runs of numbers out of `tensor`, as float32 and as bfloat16: from its start, its second half and its end."""
     flat = tensor.flatten()
     cut = [flat[:PIECE], flat[flat.numel() // 2 :][:PIECE], flat[-PIECE:]]
-    varied = [piece for piece in cut if len(piece) == PIECE and len(piece.unique()) > PIECE // 2]
-    return [
-        piece.to(dtype).view(torch.uint8).numpy().tobytes()
-        for piece in varied
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
+    stored = [piece.to(dtype) for piece in cut if len(piece) == PIECE for dtype in (torch.float32, torch.bfloat16)]
+    # Scales of norms are near 1: rounded, any two of them may look alike.
+    return [piece.view(torch.uint8).numpy().tobytes() for piece in stored if len(piece.unique()) > PIECE // 2]
 
 
 def frozen_half(model: AdaptiveModel) -> dict[str, Tensor]:
