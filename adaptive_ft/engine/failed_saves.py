@@ -60,6 +60,6 @@ def told_as_failed(place: Path) -> Iterator[None]:
         free = shutil.disk_usage(place.parent).free / 2**20
         reason = getattr(error, "strerror", None) or f"{' '.join(str(error).split())} ({free:.1f} MiB are free there)"
         raise UserError(
-            f"Checkpoint '{place.with_suffix('')}' could not be written: {reason}. The one before it stays the newest: make room, and"
-            " go on from there with --resume auto."
+            f"Checkpoint '{place.with_suffix('')}' could not be written: {reason}. The one before it stays the newest:"
+            " make room, and go on from there with --resume auto."
         ) from error
