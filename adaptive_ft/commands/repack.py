@@ -35,7 +35,7 @@ def repack(
     """
     info = replace(info, tokenizer=tokenizer)
     files = (file for folder, manifest in sets.items() for file in files_of(folder, manifest))
-    plan = shard_plan(files, info, images_per_shard=options.images_per_shard)
+    plan = shard_plan({"sets": files}, info, images_per_shard=options.images_per_shard)
     with tqdm(total=sum(manifest.images for manifest in sets.values()), unit="image", desc="shards") as bar:
         written = write_shards(
             images,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ from adaptive_ft.data.sources.source_files import files_on_disk
 from adaptive_ft.data.sources.unread import UnreadImage
 from adaptive_ft.data.writing.bad_images import LeaveOutBadImages, StopAtBadImage
 from adaptive_ft.data.writing.shard_part import Read
-from adaptive_ft.data.writing.shard_plan import shard_plan
+from adaptive_ft.data.writing.shard_plan import digest, shard_plan
 from adaptive_ft.data.writing.shards import IMAGES_PER_SHARD, Writing, as_it_is, write_shards
 from adaptive_ft.data.writing.unfinished import check_free
 from adaptive_ft.errors import UserError
@@ -94,8 +94,10 @@ class Command:
         if self.answers is not None and classes is None:
             classes = _read_table(self.answers)
         files, info = picture_set(self.pictures, self.labels, self.split, classes)
-        on_disk = [self.pictures / file.path for file in files]
-        manifest = self._write(files, partial(read_labelled_file, self.pictures), info, len(files), on_disk)
+        on_disk = {"pictures": [self.pictures / file.path for file in files]}
+        labelled = digest([file.path, file.label, file.number] for file in files)
+        plan = shard_plan(on_disk, info, images_per_shard=self.images_per_shard, labelled=labelled)
+        manifest = self._write(files, partial(read_labelled_file, self.pictures), info, len(files), plan)
         classes_told = f"{len(manifest.answer_table)} classes: {', '.join(manifest.answer_table)}"
         print(f"{self.output}: {manifest.images} pictures, {len(manifest.shards)} shards, {classes_told}")
 
@@ -106,9 +108,8 @@ class Command:
         if self.like is not None:
             _compare(self.like, self.split, questions)
         images, join, read = self._images(questions)
-        named = (*self.source.paths, *self.features, *self.image_sizes)
-        files = (file for path in named for file in files_on_disk(path))
-        manifest = self._write(images, read, self._info(questions), len(questions), files)
+        info = self._info(questions)
+        manifest = self._write(images, read, info, len(questions), self._plan(info))
         print(
             f"{self.output}: {manifest.images} images, {manifest.questions} questions, {len(manifest.shards)} shards, "
             f"{len(manifest.answer_table)} answers in the table"
@@ -134,11 +135,20 @@ class Command:
         join = Join(regions, questions, allow_missing_regions=self.allow_missing_features)
         return join, join, read
 
+    def _plan(self, info: ShardInfo) -> dict[str, Any]:
+        """All that shards of questions follow from: files by their role, what each is called, and the other options."""
+        named = {"features": self.features, "image_sizes": self.image_sizes}
+        other: dict[str, object] = {}
+        for option, value in vars(self.source).items():
+            (named if isinstance(value, tuple) else other)[f"source.{option}"] = value
+        files = {role: [file for path in paths for file in files_on_disk(path)] for role, paths in named.items()}
+        called = {role: [str(path.resolve()) for path in paths] for role, paths in named.items()}
+        return shard_plan(files, info, images_per_shard=self.images_per_shard, called=called, **other)
+
     def _write(
-        self, images: Iterable[PendingImage], read: Read, info: ShardInfo, most_images: int, files: Iterable[Path]
+        self, images: Iterable[PendingImage], read: Read, info: ShardInfo, most_images: int, plan: dict[str, Any]
     ) -> Manifest:
-        """Write the set, which follows from `files`, with a bar that shows how far it is."""
-        plan = shard_plan(files, info, images_per_shard=self.images_per_shard)
+        """Write the set that `plan` tells apart from others, with a bar that shows how far it is."""
         bad = StopAtBadImage() if self.on_bad == "fail" else LeaveOutBadImages(self.max_bad_share, most_images)
         with tqdm(total=most_images, unit="image", desc="shards") as bar:
             how = Writing(self.processes, plan, self.verify, bad, bar.update)

@@ -1,10 +1,12 @@
 """adaptive-ft shards, killed and interrupted: nothing looks whole too early, whole shards are kept, nobody stays."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 
 from adaptive_ft.cli import run_command
 from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.errors import UserError
 from tests.commands.test_shards import ask
-from tests.data.sources.feature_files import write_tsv
+from tests.data.picture_files import write_picture
+from tests.data.sources.feature_files import write_npz_folder, write_tsv
 
 SHARDS, PER_SHARD = 30, 2
 
@@ -120,3 +124,60 @@ def test_other_inputs_or_options_begin_anew(
     run_command([*words, str(tmp_path / "out"), "--allow_missing_features"])  # changes no shard
     assert "it begins anew" not in caplog.text
     assert ShardSet.open(tmp_path / "out").num_images == 4
+
+
+def refuse(words: list[str | Path], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run_command(list(map(str, words)))
+
+
+def test_a_corrected_label_is_taken_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures and classes stay the same; what is told of a picture does not."""
+    for name in ("a", "b", "c"):
+        write_picture(tmp_path / f"pictures/{name}.png")
+    (tmp_path / "pictures/c.png").write_bytes(b"\x89PNG, cut off")
+    words: list[str | Path] = ["shards", "--output", tmp_path / "out", "--pictures", tmp_path / "pictures"]
+    words += ["--labels", tmp_path / "labels.csv", "--images_per_shard", "1"]
+    for labels in (("cat", "dog", "dog"), ("dog", "cat", "dog")):
+        rows = [f"{name}.png,{label}\n" for name, label in zip("abc", labels, strict=True)]
+        (tmp_path / "labels.csv").write_text("path,label\n" + "".join(rows))
+        caplog.clear()
+        refuse(words, "no whole picture")
+        assert "2 whole shards are kept" in caplog.text
+    assert "it begins anew" in caplog.text
+    write_picture(tmp_path / "pictures/c.png")
+    run_command(list(map(str, words)))
+    (batch,) = EvalStream(ShardSet.open(tmp_path / "out").with_blind(), batch_size=3)
+    assert [list(question.scores) for question in batch.questions] == [["dog"], ["cat"], ["dog"]]
+
+
+def test_another_place_in_the_same_zip_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box = np.array([[1, 2, 30, 40]], dtype=np.float32)
+    names = ["i0", "i1", "i2"]
+    with zipfile.ZipFile(tmp_path / "features.zip", "w") as archive:
+        for number, place in enumerate(("one", "two")):
+            features = np.full((1, 4), number, dtype=np.float32)
+            images = [ImageRecord(name, 60, 50, box, features, ()) for name in names[: 2 + number]]
+            (tmp_path / place).mkdir()
+            for path in sorted(write_npz_folder(tmp_path / place, images).iterdir()):
+                archive.write(path, f"{place}/{path.name}")
+    words: list[str | Path] = ["shards", "--output", tmp_path / "out", "--min_answer_count", "1"]
+    words += ["--source.lxmert_json", ask(tmp_path / "q.json", names), "--images_per_shard", "1", "--features"]
+    refuse([*words, tmp_path / "features.zip@/one"], "1 images without regions")
+    run_command([*map(str, words), f"{tmp_path / 'features.zip'}@/two"])
+    assert "it begins anew" in caplog.text
+    (batch,) = EvalStream(ShardSet.open(tmp_path / "out"), batch_size=3)
+    assert batch.features_BND.ravel().tolist() == [1.0] * 12
+
+
+def test_other_image_names_begin_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same files and the same answer table, another --source.coco_split."""
+    asked = [{"question_id": number, "image_id": number, "question": "Who?"} for number in (1, 2)]
+    words: list[str | Path] = ["shards", "--output", tmp_path / "out", "--source.questions", tmp_path / "q.json"]
+    words += ["--images_per_shard", "1", "--source.coco_split"]
+    asked.append({"question_id": 3, "image_id": 3, "question": " "})
+    (tmp_path / "q.json").write_text(json.dumps({"questions": asked}))
+    refuse([*words, "train2014"], "question 3 has no text")
+    caplog.clear()
+    refuse([*words, "val2014"], "question 3 has no text")
+    assert "it begins anew" in caplog.text

@@ -27,11 +27,6 @@ class QuestionFiles:
     coco_split: str | None = None
     """COCO split of the image names, for files that do not say it: train2014, val2014, test2015."""
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All that are named, files and folders."""
-        return (*self.questions, *self.annotations, *self.lxmert_json, *self.gqa_json)
-
     def read(self) -> QuestionsByImage:
         """Questions by image id, those of several files together.
 

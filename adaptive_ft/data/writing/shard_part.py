@@ -119,7 +119,8 @@ class ShardWork:
         `shape` is that of the images before, None for the first. What iterating over `images` raises passes through.
         """
         part = ShardPart.load(self.folder, number)
-        if part is not None:
+        # Where the first image was left out as bad and is mended now, another one gives the shape.
+        if part is not None and shape in (None, part.shape):
             deque(images, maxlen=0)
             return part
         place = self.folder / f"shard-{number:05d}{_WRITING}"

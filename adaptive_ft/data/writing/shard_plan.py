@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,22 +11,29 @@ from typing import Any
 from adaptive_ft.data.format.manifest import FORMAT_VERSION, ShardInfo, answer_table_hash
 
 
-def shard_plan(files: Iterable[Path], info: ShardInfo, **cut: object) -> dict[str, Any]:
-    """A small plan of JSON: what is told about the set, how it is `cut`, and the files it is made of.
+def shard_plan(files: Mapping[str, Iterable[Path]], info: ShardInfo, **options: object) -> dict[str, Any]:
+    """A small plan of JSON: what is told about the set, the `options` by which it is made, and its files by their role.
 
-    Files, in this order, count by name, size and the time of their last change; no byte of them is read.
+    Files of a role, in their order, count by name, size and the time of their last change; no byte of them is read.
+    Whatever else the samples follow from belongs to `options`.
     """
-    digest, listed = hashlib.sha256(), list(files)
-    for path in listed:
-        digest.update(json.dumps(_known(path)).encode())
     told = asdict(info)
     told["answer_table"] = answer_table_hash(info.answer_table)
     return {
         "created_with": f"adaptive-ft {version('adaptive-ft')}, format {FORMAT_VERSION}",
         "set": told,
-        "cut": cut,
-        "files": {"number": len(listed), "sha256": digest.hexdigest()},
+        "options": options,
+        "files": {role: digest(map(_known, listed)) for role, listed in files.items()},
     }
+
+
+def digest(entries: Iterable[object]) -> dict[str, Any]:
+    """A list of what JSON can tell, of any length, in two values: the number of its entries and their SHA-256."""
+    found, number = hashlib.sha256(), 0
+    for entry in entries:
+        found.update(json.dumps(entry).encode() + b"\n")
+        number += 1
+    return {"number": number, "sha256": found.hexdigest()}
 
 
 def _known(path: Path) -> list[object]:
