@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.machines import wait_until
+from tests.cluster.machines import NoMachines, wait_until
 from tests.cluster.slurm import Slurm, find_or_install
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def slurm() -> Iterator[Slurm]:
     try:
         find_or_install()
         cluster = Slurm(folder, nodes=3)
-    except RuntimeError as error:
+    except NoMachines as error:
         pytest.skip(f"no Slurm cluster can be made here: {str(error)[:500]}")
     yield cluster
     cluster.stop()

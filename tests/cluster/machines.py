@@ -16,6 +16,10 @@ NETWORK = "10.213.77"
 FIRST_PROCESS = 'hostname "$0" && mount --bind "$1" /etc/hosts && ip link set lo up && echo up && sleep infinity & wait'
 
 
+class NoMachines(RuntimeError):
+    """This host cannot have virtual machines or Slurm; everything else that goes wrong is a fault."""
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
     """Until `condition()` is true.
 
@@ -52,7 +56,7 @@ class Machine:
         """Boot it, without a network but its own loopback.
 
         Raises:
-            RuntimeError: this host allows no namespaces.
+            NoMachines: this host allows no namespaces.
         """
         own = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._holder = subprocess.Popen(
@@ -65,7 +69,7 @@ class Machine:
         told = self._holder.stdout.readline()
         if told != "up\n":
             self.kill()
-            raise RuntimeError(f"no virtual machine can be made here: {told.strip()}")
+            raise NoMachines(f"no virtual machine can be made here: {told.strip()}")
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
         self.first_process = children.read_text().split()[0]
 
@@ -88,7 +92,7 @@ class Network:
     """Machines with a cable each to a switch in the first one.
 
     Raises:
-        RuntimeError: what `Machine` raises.
+        NoMachines: this host allows no namespaces.
     """
 
     def __init__(self, folder: Path, names: list[str]) -> None:

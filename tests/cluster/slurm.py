@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.machines import Network, succeed, wait_until
+from tests.cluster.machines import Network, NoMachines, succeed, wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "ip", "unshare", "setpriv")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge", "iproute2")
@@ -43,8 +43,11 @@ MinJobAge=3600
 InactiveLimit=0
 SlurmctldTimeout=10
 SlurmdTimeout=10
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -52,27 +55,35 @@ def find_or_install() -> None:
     """Make Slurm's programs available, as root from Debian's packages.
 
     Raises:
-        RuntimeError: they are not installed and cannot be.
+        NoMachines: this is no place for a cluster, or the packages cannot be had.
     """
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+    if os.geteuid() != 0:
+        raise NoMachines("a cluster of virtual machines needs root")
+    if not os.path.ismount("/sys/fs/cgroup"):
+        raise NoMachines("slurmd needs /sys/fs/cgroup, which is not mounted here")
     missing = [program for program in PROGRAMS if not shutil.which(program)]
-    if not missing and os.geteuid() == 0:
+    if not missing:
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise RuntimeError(f"a cluster needs root and, on Debian, apt-get (missing: {', '.join(missing) or 'root'})")
+    if not shutil.which("apt-get"):
+        raise NoMachines(f"{', '.join(missing)} not found, and no apt-get to install them with")
     install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
     try:
-        succeed(install)
-    except RuntimeError:
-        succeed(["apt-get", "update"])  # a bare machine has no lists of packages yet
-        succeed(install)
+        try:
+            succeed(install)
+        except RuntimeError:
+            succeed(["apt-get", "update"])  # a bare machine has no lists of packages yet
+            succeed(install)
+    except RuntimeError as error:
+        raise NoMachines(str(error)) from error
 
 
 class Slurm:
     """A running cluster with the nodes n1, n2, ...; everything of it lies in `folder` or dies with `stop`.
 
     Raises:
-        RuntimeError: a daemon or a virtual machine did not start, with what it said.
+        NoMachines: this host allows no namespaces.
+        RuntimeError: a daemon did not start, with what all of them said.
     """
 
     def __init__(self, folder: Path, nodes: int) -> None:
@@ -184,7 +195,7 @@ class Slurm:
 
     def _all_ready(self) -> bool:
         try:
-            told = self.run("sinfo", "--noheader", "--Node", "--format=%t").split()
+            told = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t").split()
         except RuntimeError:
             return False  # the controller is not there yet
         return len(told) == len(self.nodes) and set(told) <= READY

@@ -42,6 +42,19 @@ def test_a_job_that_is_asked_to_stop_goes_on_by_itself(script: str, submit: Subm
     assert job.weights == undisturbed(2)
 
 
+def test_a_job_makes_room_for_a_more_urgent_one(submit: Submit, undisturbed: Undisturbed) -> None:
+    """Preempted, ranks and script get SIGTERM: saved within the grace time, requeued, finished after the other job."""
+    job = submit("train.sbatch", *LONG)
+    job.reach(5)
+    urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=urgent.out", "--wrap", "echo urgent")
+    other = job.slurm.run("sbatch", "--parsable", *urgent, place=job.log.parent).strip()
+    assert job.slurm.wait_for_state(other, "COMPLETED", "FAILED") == "COMPLETED"
+    assert not job.finished
+    assert job.end() == "COMPLETED"
+    assert job.restarts == 1
+    assert job.weights == undisturbed(2)
+
+
 def test_a_rank_that_crashes_costs_the_updates_since_the_last_checkpoint(
     submit: Submit, undisturbed: Undisturbed
 ) -> None:
