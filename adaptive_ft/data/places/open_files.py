@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
 
@@ -14,6 +15,7 @@ class OpenFiles:
     def __init__(self, open_file: Callable[[int], int], most: int) -> None:
         self._open_file, self._most = open_file, most
         self._files: dict[int, _OpenFile] = {}
+        self._times_let_go: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def read_into(self, views: Sequence[memoryview], number: int, offset: int) -> int:
@@ -21,18 +23,13 @@ class OpenFiles:
 
         Only opening takes the lock: streams go from file to file in plan order, so those opened last are those read.
         """
-        file = self._files.get(number)
-        if file is None:
-            file = _OpenFile(self._open_file(number))  # outside of the lock: opening may take a copy's time
-            with self._lock:
-                self._files[number] = file
-                while len(self._files) > self._most:
-                    del self._files[next(iter(self._files))]
+        file = self._files.get(number) or self._open(number)
         return os.preadv(file.descriptor, views, offset)
 
     def let_go(self, number: int) -> None:
-        """Close one file, if it is open; the next read opens it again."""
+        """Close one file; every read that begins afterwards, also one that is opening it now, opens it again."""
         with self._lock:
+            self._times_let_go[number] += 1
             self._files.pop(number, None)
 
     def keep(self, numbers: Container[int]) -> None:
@@ -40,6 +37,18 @@ class OpenFiles:
         with self._lock:
             for number in [number for number in self._files if number not in numbers]:
                 del self._files[number]
+
+    def _open(self, number: int) -> "_OpenFile":
+        while True:
+            times_before = self._times_let_go[number]
+            file = _OpenFile(self._open_file(number))  # outside of the lock: opening may take a copy's time
+            with self._lock:
+                if self._times_let_go[number] != times_before:
+                    continue  # what was opened may be what was to be let go of
+                self._files[number] = file
+                while len(self._files) > self._most:
+                    del self._files[next(iter(self._files))]
+                return file
 
 
 class _OpenFile:

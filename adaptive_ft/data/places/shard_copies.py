@@ -36,7 +36,7 @@ class CopiedFiles:
         self._copying: ThreadPoolExecutor | None = None
         self._under_way: dict[int, Future[None]] = {}
         self._stop = threading.Event()
-        self._renewed: set[int] = set()
+        self._generations = [0] * len(manifest.shards)
         self._lock = threading.Lock()
 
     def name(self, shard: int) -> str:
@@ -47,15 +47,21 @@ class CopiedFiles:
         """Fill `views` from the copy, which is made now if it is not there."""
         return self._files.read_into(views, shard, offset)
 
-    def renew(self, shard: int) -> bool:
+    def generation(self, shard: int) -> int:
+        """How often this process has thrown a copy of the shard away."""
+        return self._generations[shard]
+
+    def renew(self, shard: int, generation: int) -> bool:
         """Throw a copy away and read from a new one, once for each shard: after that the fault is not the copy's."""
         with self._lock:
-            if shard in self._renewed:
-                return False
-            self._renewed.add(shard)
-        self._files.let_go(shard)
-        self._path(shard).unlink(missing_ok=True)
-        return True
+            if self._generations[shard] != generation:
+                return True  # another reader saw the damage, too, and was faster
+            is_first = generation == 0
+            if is_first:
+                self._path(shard).unlink(missing_ok=True)
+            self._files.let_go(shard)  # after the name has gone: what is opened from now on is another file
+            self._generations[shard] += is_first
+            return is_first
 
     def ahead(self, shards: Sequence[int]) -> None:
         """Copy these in the background, in this order; a copy that fails is tried again by whoever reads the shard."""

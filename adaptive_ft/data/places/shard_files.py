@@ -31,8 +31,14 @@ class ShardFiles(Protocol):
         Raises UserError when there is no such file, OSError when it cannot be read.
         """
 
-    def renew(self, shard: int) -> bool:
-        """Read from another copy of a shard from now on; False where there is no other."""
+    def generation(self, shard: int) -> int:
+        """Which copy of a shard a read that begins now comes from, or a newer one: counted from 0."""
+
+    def renew(self, shard: int, generation: int) -> bool:
+        """Whether another copy than `generation` is read from now on: a new one, or one that somebody else asked for.
+
+        The file is opened again in any case.
+        """
 
     def ahead(self, shards: Sequence[int]) -> None:
         """What will be read next, in that order; returns at once."""
@@ -60,8 +66,12 @@ class LocalFiles:
         """Fill `views` from the file."""
         return self._files.read_into(views, shard, offset)
 
-    def renew(self, shard: int) -> bool:
-        """There is one file only, which is opened again."""
+    def generation(self, shard: int) -> int:
+        """0: there is one file only."""
+        return 0
+
+    def renew(self, shard: int, generation: int) -> bool:
+        """There is no other file; the one is opened again."""
         self._files.let_go(shard)
         return False
 

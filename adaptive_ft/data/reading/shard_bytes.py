@@ -83,8 +83,20 @@ class ShardBytes:
 
     def _read_or_renew(self, place: Place, wanted: Sequence[Wanted]) -> dict[str, str]:
         """Read, and once more from another copy where there is one; what is wrong with which member."""
-        wrong = self._read(place, wanted)
-        return self._read(place, wanted) if wrong and self._shards.files.renew(place.shard) else wrong
+        files, shard = self._shards.files, place.shard
+        generation = files.generation(shard)
+        try:
+            wrong = self._read(place, wanted)
+        except OSError:
+            # A network disk may lose a file handle; a disk that cannot be read twice is no damage to a sample.
+            files.renew(shard, generation)
+        else:
+            if not wrong or not files.renew(shard, generation):
+                return wrong
+        try:
+            return self._read(place, wanted)
+        except OSError as error:
+            raise UserError(f"shard {files.name(shard)} cannot be read: {error.strerror}") from error
 
     def _read(self, place: Place, wanted: Sequence[Wanted]) -> dict[str, str]:
         """Read all members with one call: what lies between them goes where nobody reads it."""
@@ -95,7 +107,7 @@ class ShardBytes:
         for offset, _, view in in_order:
             views += (self._between[: offset - end], view)
             end = offset + len(view)
-        found = self._read_into(views, place, start)
+        found = self._shards.files.read_into(views, place.shard, start)
         wrong = {}
         for offset, member, view in in_order:
             there = start + found - offset
@@ -104,18 +116,6 @@ class ShardBytes:
             elif checksum(view) != fields[_FIRST_COLUMN[member] + 2]:
                 wrong[member] = "is not what was written (its hash differs); copy the shard again"
         return wrong
-
-    def _read_into(self, views: Sequence[memoryview], place: Place, offset: int) -> int:
-        files = self._shards.files
-        try:
-            return files.read_into(views, place.shard, offset)
-        except OSError:
-            # A network disk may lose a file handle; a disk that cannot be read twice is no damage to a sample.
-            files.renew(place.shard)
-        try:
-            return files.read_into(views, place.shard, offset)
-        except OSError as error:
-            raise UserError(f"shard {files.name(place.shard)} cannot be read: {error.strerror}") from error
 
     def _parse(self, place: Place, content: memoryview) -> ImageDescription:
         image = decode_image(content)

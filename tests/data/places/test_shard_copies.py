@@ -5,12 +5,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.bad_samples import DamagedSample
+from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
@@ -77,6 +80,30 @@ def test_an_origin_that_is_damaged_behind_a_right_hash_is_told_with_both_places(
         list(EvalStream(shards, batch_size=2))
 
 
+def test_readers_that_see_one_damaged_copy_all_get_the_new_one(shard_folder: Path, tmp_path: Path) -> None:
+    """Both have read the damaged copy before either asks for another; only one of them throws it away."""
+    address = f"pipe:cat {shard_folder}/{{}}"
+    trained(ShardSet.open_remote(address, tmp_path / "cache", ROOMY))
+    (copy,) = tmp_path.glob("cache/*/shard-00001.tar")
+    shards = ShardSet.open_remote(address, tmp_path / "cache", ROOMY)
+    places = [shards.locate(example) for example in (4, 6)]
+    assert {place.shard for place in places} == {1}
+    content = bytearray(copy.read_bytes())
+    for place in places:
+        content[place.row["json_offset"]] ^= 1
+    copy.write_bytes(content)
+    both, renew = threading.Barrier(2, timeout=60), shards.files.renew
+
+    def renew_together(shard: int, generation: int) -> bool:
+        both.wait()
+        return renew(shard, generation)
+
+    with patch.object(shards.files, "renew", renew_together), ThreadPoolExecutor(2) as threads:
+        described = threads.map(ShardBytes(shards).describe, places)
+        assert [image.image_id for image in described] == ["img002", "img003"]
+    shards.files.close()
+
+
 INTERRUPTED = """
 import os, signal, sys, threading
 from pathlib import Path
@@ -95,7 +122,7 @@ for stream in (TrainStream(shards, batch_size=4, readers=2), iter(EvalStream(sha
 
 def test_an_interrupt_ends_transfers_that_hang(shard_folder: Path, tmp_path: Path) -> None:
     """The reader waits for one, others run in the background: all are given up, and no thread is left."""
-    command = f"pipe:case {{}} in *.tar) exec sleep 600;; *) cat {shard_folder}/{{}};; esac"
+    command = f"pipe:case {{}} in *.tar) sleep 600;; *) cat {shard_folder}/{{}};; esac"
     words = [sys.executable, "-c", INTERRUPTED, command, str(tmp_path / "cache")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout.split("\n")[:2] == ["interrupted 1"] * 2, done.stderr
