@@ -8,18 +8,24 @@ the size and hash of the manifest, cannot.
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
 import select
 import shlex
+import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from webdataset.gopen import gopen, gopen_schemes
+from webdataset import utils as webdataset_settings
+from webdataset.gopen import Pipe, gopen, gopen_schemes
 
 from adaptive_ft.data.format.manifest import MANIFEST_NAME
 from adaptive_ft.errors import UserError
@@ -32,6 +38,8 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 STALL_SECONDS = 60.0
 _BLOCK = 1 << 20
+_PIPE = "pipe:"
+_Result = TypeVar("_Result")
 
 
 def is_remote(address: str) -> bool:
@@ -53,7 +61,7 @@ class RemoteFolder:
     address: str
 
     def __post_init__(self) -> None:
-        if self.address.startswith("pipe:") and "{}" not in self.address:
+        if self.address.startswith(_PIPE) and "{}" not in self.address:
             raise UserError(
                 f"'{self.address}' has no {{}} where the name of a shard goes, as in 'pipe:cat folder/{{}}'."
             )
@@ -62,29 +70,43 @@ class RemoteFolder:
         """The address of one file; in a command its name is quoted for the shell."""
         if "{}" not in self.address:
             return f"{self.address.rstrip('/')}/{name}"
-        return self.address.replace("{}", shlex.quote(name) if self.address.startswith("pipe:") else name)
+        return self.address.replace("{}", shlex.quote(name) if self.address.startswith(_PIPE) else name)
 
     def read_manifest(self) -> bytes:
-        """The bytes of manifest.json; UserError when they cannot be fetched."""
-        try:
-            return b"".join(_blocks(self.url(MANIFEST_NAME), threading.Event()))
-        except OSError as error:
-            raise UserError(f"'{self.url(MANIFEST_NAME)}' cannot be read: {_reason(error)}.") from error
+        """The bytes of manifest.json, which are JSON; UserError when they cannot be fetched in ATTEMPTS attempts.
+
+        No hash tells whether all of it came; a part of a JSON object is none.
+        """
+        return self._attempts(MANIFEST_NAME, threading.Event(), self._read_manifest)
 
     def copy(self, name: str, path: Path, size: int | None, sha256: str, stop: threading.Event) -> None:
         """Put a whole file into `path`; `size` None is not compared. Gives up within a second once `stop` is set.
 
         Tries ATTEMPTS times, with pauses of PAUSE_SECONDS and twice that. Raises UserError with what was wrong at last.
         """
+        self._attempts(name, stop, lambda: self._copy(name, path, size, sha256, stop))
+
+    def _attempts(self, name: str, stop: threading.Event, fetch: Callable[[], _Result]) -> _Result:
         for attempt in range(ATTEMPTS):
             if stop.wait(attempt * PAUSE_SECONDS):
                 raise UserError(f"'{self.url(name)}' was not copied: the reading ended.")
             try:
-                return self._copy(name, path, size, sha256, stop)
+                return fetch()
             except OSError as error:
                 reason = _reason(error)
                 logger.warning("Copying '%s' failed: %s.", self.url(name), reason)
         raise UserError(f"'{self.url(name)}' cannot be copied, in {ATTEMPTS} attempts: {reason}.")
+
+    def _read_manifest(self) -> bytes:
+        content = b"".join(_blocks(self.url(MANIFEST_NAME), threading.Event()))
+        try:
+            json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise Incomplete(
+                f"{len(content)} bytes came, which are no valid JSON ({error}); if no more come the next time, copy it"
+                " to that place again, or write the shards again"
+            ) from None
+        return content
 
     def _copy(self, name: str, path: Path, size: int | None, sha256: str, stop: threading.Event) -> None:
         found, digest = 0, hashlib.sha256()
@@ -102,7 +124,7 @@ class RemoteFolder:
 
 def _blocks(url: str, stop: threading.Event) -> Iterator[bytes]:
     """What comes from `url`; raises OSError where the transfer fails, stalls or is to stop."""
-    stream = gopen(url, "rb")
+    stream = _open(url)
     process = getattr(stream, "proc", None)
     if process is None:  # a scheme that is no program: its reads cannot be interrupted
         with stream:
@@ -113,15 +135,36 @@ def _blocks(url: str, stop: threading.Event) -> Iterator[bytes]:
         yield from _from_pipe(process.stdout.fileno(), stop)
         stream.wait_for_child()  # raises where the program failed
     finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
+        _end(process, url)
+
+
+def _open(url: str) -> Any:
+    """gopen, but a command leads a session of its own, by which all programs it has started can be ended."""
+    if not url.startswith(_PIPE):
+        return gopen(url, "rb")
+    if webdataset_settings.enforce_security:
+        raise UserError(f"'{url}' is not run: webdataset is told (WDS_SECURE) to run no commands.")
+    return Pipe(url.removeprefix(_PIPE), mode="rb", shell=True, ignore_status=[141], start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes], url: str) -> None:
+    if process.returncode is None:  # not waited for: its number is still its own
+        with suppress(ProcessLookupError):
+            if url.startswith(_PIPE):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait()
 
 
 def _from_pipe(pipe: int, stop: threading.Event) -> Iterator[bytes]:
     silent_since = time.monotonic()
+    poll = select.poll()  # select.select takes no descriptor from 1024 on
+    poll.register(pipe, select.POLLIN)
     while True:
-        ready, _, _ = select.select([pipe], [], [], 0.5)
+        ready = poll.poll(500)
         if stop.is_set():
             raise Incomplete("the reading ended")
         if ready:

@@ -1,6 +1,11 @@
 """Shards from elsewhere, over HTTP and through pipes: the same batches as from a folder, and whole copies only."""
 
+import hashlib
 import json
+import os
+import resource
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +39,43 @@ def test_the_batches_are_those_of_the_folder(
 def test_a_transfer_that_stalls_is_given_up(
     shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "STALL_SECONDS", 0.1)
-    command = f"pipe:case {{}} in *.tar) exec sleep 600;; *) cat {shard_folder}/{{}};; esac"
-    with pytest.raises(UserError, match=r"cannot be copied, in 3 attempts: nothing came for 0\.1 seconds"):
-        list(EvalStream(ShardSet.open_remote(command, tmp_path, ROOMY), batch_size=4))
+    """Every program of the command has ended then, the shell as those it has started."""
+    monkeypatch.setattr(remote, "STALL_SECONDS", 1)
+    sleeping = f"sh -c 'echo $$ >> {tmp_path}/pids; exec sleep 600' | cat"
+    command = f"pipe:case {{}} in *.tar) {sleeping};; *) cat {shard_folder}/{{}};; esac"
+    with pytest.raises(UserError, match=r"cannot be copied, in 3 attempts: nothing came for 1 seconds"):
+        RemoteFolder(command).copy("a.tar", tmp_path / "a.tar", None, "", threading.Event())
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 3
+    patience = time.monotonic() + 60
+    while any(map(is_running, pids)) and time.monotonic() < patience:
+        time.sleep(0.02)
+    assert not any(map(is_running, pids))
+
+
+def is_running(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # ended, and nobody has asked how
+
+
+def test_many_open_files_do_not_matter(tmp_path: Path) -> None:
+    """select() takes no descriptor from 1024 on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1100:
+        pytest.skip("this machine allows no 1100 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1030)]
+    try:
+        digest = hashlib.sha256(b"whole").hexdigest()
+        RemoteFolder("pipe:printf whole # {}").copy("a", tmp_path / "a", 5, digest, threading.Event())
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("name", ["../../pwned.npy", "x; touch pwned", "/pwned", ".hidden", "a/b"])
@@ -58,6 +96,22 @@ def test_a_broken_transfer_is_tried_again_and_nothing_half_is_kept(
     assert server.asked.count("shard-00002.tar") == 2
     assert "shard-00002.tar' failed: 5120 of 10240 bytes came" in caplog.text
     assert not list(tmp_path.glob("cache/*/*.tmp"))
+
+
+def test_a_manifest_that_was_cut_is_fetched_again(server: Server, shard_folder: Path, tmp_path: Path) -> None:
+    server.cut = {"manifest.json": 2}
+    shards = ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY)
+    assert shards.fingerprint == ShardSet.open(shard_folder).fingerprint
+    assert server.asked.count("manifest.json") == 3
+
+
+def test_a_manifest_that_stays_cut_is_told(server: Server, tmp_path: Path) -> None:
+    server.cut = {"manifest.json": 99}
+    with pytest.raises(
+        UserError, match=r"manifest\.json' cannot be copied, in 3 attempts: \d+ bytes came, .* no valid"
+    ):
+        ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_transfer_that_stays_broken_is_named(server: Server, tmp_path: Path) -> None:
@@ -83,11 +137,11 @@ def test_changed_bytes_are_never_taken(server: Server, shard_folder: Path, tmp_p
         ("pipe:cat {folder}", r"has no .* where the name of a shard goes"),
         (
             "pipe:cat {folder}/missing/{{}}",
-            r"missing/manifest\.json' cannot be read: its transfer ended with exit code 1",
+            r"missing/manifest\.json' cannot be copied, in 3 attempts: its transfer ended with exit code 1",
         ),
         (
             "http://127.0.0.1:1/set",
-            r"'http://127\.0\.0\.1:1/set/manifest\.json' cannot be read: .* exit code 7 of curl",
+            r"'http://127\.0\.0\.1:1/set/manifest\.json' cannot be copied, .* exit code 7 of curl",
         ),
     ],
 )
