@@ -24,7 +24,11 @@ class OpenFiles:
         Only opening takes the lock: streams go from file to file in plan order, so those opened last are those read.
         """
         file = self._files.get(number) or self._open(number)
-        return os.preadv(file.descriptor, views, offset)
+        found, wanted = os.preadv(file.descriptor, views, offset), sum(map(len, views))
+        # A network file system may give less than there is; 0 bytes are the end.
+        while found < wanted and (more := os.preadv(file.descriptor, _behind(views, found), offset + found)):
+            found += more
+        return found
 
     def let_go(self, number: int) -> None:
         """Close one file; every read that begins afterwards, also one that is opening it now, opens it again."""
@@ -49,6 +53,15 @@ class OpenFiles:
                 while len(self._files) > self._most:
                     del self._files[next(iter(self._files))]
                 return file
+
+
+def _behind(views: Sequence[memoryview], found: int) -> list[memoryview]:
+    """What of `views` lies behind their first `found` bytes."""
+    rest = []
+    for view in views:
+        rest.append(view[found:])
+        found = max(0, found - len(view))
+    return rest
 
 
 class _OpenFile:
