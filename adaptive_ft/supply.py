@@ -27,15 +27,17 @@ class SupplyMeter:
     def window(self, ranks: Ranks) -> dict[str, float]:
         """Since the last call, over all ranks (collective).
 
-        data_stall_share: seconds waited / seconds of all steps; 0 before the first. data_skipped: damaged examples left
-        out of training, each counted once whoever met it. Raises UserError, on every rank, where these are too many.
+        data_stall_share: max over ranks of (seconds waited / seconds of all steps), since one late rank stops all; 0
+        before the first step. data_skipped: damaged examples left out of training, each counted once whoever met it.
+        Raises UserError, on every rank, where these are too many.
         """
         waited, bad = self._stream.seconds_waited, self._stream.bad
-        own = [waited - self._waited_before, self._step_seconds, len(bad.left_out)]
+        own_share = (waited - self._waited_before) / self._step_seconds if self._step_seconds else 0.0
         self._waited_before, self._step_seconds = waited, 0.0
-        waiting, stepping, skipped = ranks.sum(torch.tensor(own, dtype=torch.float64)).tolist()
+        own = torch.tensor([own_share, len(bad.left_out)], dtype=torch.float64)
+        share, skipped = ranks.max(own).tolist()
         if skipped:  # known to every rank, so that all go the same way
             everyone = ranks.broadcast(frozenset().union(*ranks.gather(bad.left_out)))
             bad.add(everyone)
             skipped = len(everyone)
-        return {"data_stall_share": waiting / stepping if stepping else 0.0, "data_skipped": float(skipped)}
+        return {"data_stall_share": share, "data_skipped": float(skipped)}

@@ -51,6 +51,12 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(values.device)
 
+    def max(self, values: Tensor) -> Tensor:
+        """Largest over ranks of each element of a tensor of the same shape on each, as `sum` returns it."""
+        most = values.detach().to(self.device, copy=True)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return most.to(values.device)
+
     def mean_with_local_gradient(self, local_mean: Tensor) -> Tensor:
         """The global mean as value, the local mean as gradient.
 
