@@ -18,6 +18,7 @@ LEAST = {
     "gradient_accumulation_steps": 1,
     "max_steps": 1,
     "save_steps": 1,
+    "rank_timeout": 1,
     "save_total_limit": 1,
     "data.readers": 1,
     "tracking.logging_steps": 1,

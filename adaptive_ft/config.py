@@ -56,6 +56,8 @@ class RunConfig:
     stop_file: str | None = None
     """Save a whole checkpoint and end with exit code 75 soon after this file is there; SIGTERM and SIGUSR1 ask for the
     same."""
+    rank_timeout: float = 600
+    """Seconds after which a rank that is frozen, or makes no step in training or evaluation, ends the whole run."""
     export_to: str | None = None
     """Write the merged plain Hugging Face model here at the end (strategies with constant decisions, or
     adapt.eval_decisions global)."""

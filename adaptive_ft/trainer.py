@@ -24,6 +24,7 @@ from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.living import alive
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
+from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.exporting import export_merged
 from adaptive_ft.gates import GatesDiverged
@@ -51,6 +52,7 @@ class Trainer:
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
+        self.watch = Watchdog(run.ranks, run.config.rank_timeout)
         self.saved_at: int | None = None
         self.began = time.monotonic()
         """When the run would have begun, had it been one process from start to end."""
@@ -62,7 +64,7 @@ class Trainer:
             StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
         """
         try:
-            with self._own_folder(), self.requests:
+            with self.watch, self._own_folder(), self.requests:
                 resumed_at = self._resume()
                 summary = self._finished() or self._run_to_the_end(resumed_at)
         except GatesDiverged:
@@ -116,9 +118,11 @@ class Trainer:
         update = self.engine.updates
         self.run.parts.model.anneal(update / self.run.total_updates)
         for micro in range(self.config.gradient_accumulation_steps):
+            self.watch.step(update + 1, "training")
             self._seed_step(update, micro)
             self._forward_backward(next(self.run.train))
             rates = self.engine.step()
+        self.watch.rest("between two updates")
         return rates
 
     def _seed_step(self, update: int, micro: int) -> None:
@@ -210,7 +214,8 @@ class Trainer:
         self.engine.module.eval()
         # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
         self._seed_step(self.engine.updates, EVALUATION)
-        forward = functools.partial(self.engine, policy=policy)
+        engine = functools.partial(self.engine, policy=policy)
+        forward = self.watch.stepping(self.engine.updates, "evaluating", engine)
         shards = self.run.parts.val_shards
         evaluation = evaluate(
             forward,
@@ -221,6 +226,7 @@ class Trainer:
             self.ranks,
             self.engine.dtype,
         )
+        self.watch.rest("after an evaluation")
         self.run.parts.model.holder.check()
         return evaluation
 
@@ -254,6 +260,7 @@ class Trainer:
 
     def _save(self, *, best: bool) -> None:
         """Write a checkpoint; from here on rank 0 carries the sums of all ranks, in this run as in a resumed one."""
+        self.watch.rest("saving")
         meters = self._meters()
         for meter in meters.values():
             meter.settle(self.ranks.sum, self.ranks.is_main)

@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 
 INTERRUPTED = 130  # as the shell counts: 128 + SIGINT
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+# The last resort only: the watchdog knows sooner, and that rank 0 may convert or hash for long while others wait.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 PARTING_SECONDS = 2.0
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
