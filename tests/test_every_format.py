@@ -18,12 +18,12 @@ from adaptive_ft.config import load_run_config
 from adaptive_ft.data.reading.shard_set import ShardSet, verify
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.sources.vqa_json import read_vqa_json
 from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, best_constant_answer
 from adaptive_ft.trainer import Trainer
 from tests.data.sources.feature_files import WRITERS
+from tests.data.sources.reading import read_vqa_json
 
 Tiny = Callable[..., list[str]]
 NAMES = [f"COCO_val2014_{number:012d}" for number in range(1, 9)]

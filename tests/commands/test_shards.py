@@ -13,10 +13,10 @@ from adaptive_ft.cli import run_command
 from adaptive_ft.data.reading.shard_set import ShardSet, verify
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import json_content, write_npz_folder, write_tsv
+from tests.data.sources.reading import read_features
 
 NAMES = [f"COCO_{split}_{number:012d}" for split in ("train2014", "val2014") for number in (1, 2)]
 

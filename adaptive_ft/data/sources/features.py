@@ -112,11 +112,6 @@ class FeatureReader:
         return self._archive[1]
 
 
-def read_features(paths: Iterable[Path], sizes: ImageSizes) -> Iterator[ImageRecord]:
-    """The images of all paths in turn, without questions yet, one in memory at a time; errors of both steps."""
-    return map(FeatureReader(sizes), list_features(paths))
-
-
 def _named(file: SourceFile) -> tuple[Path, str]:
     """The file on the disk, and the name inside it if it is a zip."""
     return (file, "") if isinstance(file, Path) else (Path(str(file.root.filename)), file.at)

@@ -10,36 +10,25 @@ from typing import Any
 from adaptive_ft.data.answers import merge_scores
 from adaptive_ft.data.records import Question
 from adaptive_ft.data.sources.fields import as_object, as_whole_number, image_id, text, text_or_empty
-from adaptive_ft.data.sources.join import QuestionsByImage
-from adaptive_ft.data.sources.opening import read_json
+from adaptive_ft.data.sources.json_stream import stream_object
 from adaptive_ft.data.sources.source_files import on_disk, source_files
 from adaptive_ft.errors import UserError
 
 
-def read_gqa_json(path: Path) -> QuestionsByImage:
-    """Questions by image id, in file order; plain or gzip JSON.
+def gqa_questions(path: Path) -> Iterator[tuple[str, Question]]:
+    """Each question with the id of its image, in file order; plain or gzip JSON.
 
     The one answer scores 1; none means a test split. GQA's structural type (query, verify, ...) becomes the question
     type, its semantic type (rel, attr, ...) the answer type. Question ids become numbers, so that zeros at their
     front are lost. Raises UserError naming file and question.
     """
-    by_image: QuestionsByImage = {}
-    for part, question_id, entry in _entries(path):
-        try:
-            by_image.setdefault(image_id(entry, "imageId"), []).append(_question(question_id, entry))
-        except ValueError as error:
-            raise UserError(f"{part}, question {question_id} ({str(entry)[:60]}) cannot be read: {error}") from None
-    return by_image
-
-
-def _entries(path: Path) -> Iterator[tuple[Path, str, Any]]:
-    for file in source_files(path):
-        part = on_disk(file)
-        content = read_json(part)
-        if not isinstance(content, dict):
-            raise UserError(f"{part} is not an object of questions by id; give one of GQA's *_questions.json files")
-        for question_id, entry in content.items():
-            yield part, question_id, entry
+    for part in map(on_disk, source_files(path)):
+        for question_id, entry in stream_object(part, "questions by id: one of GQA's *_questions.json files"):
+            try:
+                asked = image_id(entry, "imageId"), _question(question_id, entry)
+            except ValueError as error:
+                raise UserError(f"{part}, question {question_id} ({str(entry)[:60]}) cannot be read: {error}") from None
+            yield asked
 
 
 def _question(question_id: str, entry: dict[str, Any]) -> Question:

@@ -1,8 +1,7 @@
 """Regions and questions come from different files; here they meet by image id."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Generic
 
 import numpy as np
@@ -11,7 +10,7 @@ from adaptive_ft.data.records import ImageRecord, Question
 from adaptive_ft.data.sources.image_names import Image
 from adaptive_ft.errors import UserError
 
-QuestionsByImage = dict[str, list[Question]]
+QuestionsByImage = Mapping[str, Sequence[Question]]
 
 
 class Join(Generic[Image]):
@@ -37,43 +36,23 @@ class Join(Generic[Image]):
 
     def __iter__(self) -> Iterator[Image]:
         self.images_without_questions = 0
-        waiting = dict(self._questions)
+        waiting = set(self._questions)
         for record in self._regions:
             if record.image_id not in self._questions:
                 self.images_without_questions += 1
             elif record.image_id not in waiting:
                 raise UserError(f"image '{record.image_id}' comes a second time ({record.origin}); remove one of them")
             else:
-                yield replace(record, questions=tuple(waiting.pop(record.image_id)))
-        self.questions_without_regions = sum(map(len, waiting.values()))
+                waiting.remove(record.image_id)
+                yield replace(record, questions=tuple(self._questions[record.image_id]))
+        self.questions_without_regions = sum(len(self._questions[name]) for name in waiting)
         if waiting and not self._allow_missing_regions:
+            first = next(name for name in self._questions if name in waiting)
             raise UserError(
                 f"{self.questions_without_regions} questions are about {len(waiting)} images without "
-                f"regions, first '{next(iter(waiting))}'; add the missing features, or leave "
-                "such questions out with --allow-missing-features"
+                f"regions, first '{first}'; add the missing features, or leave "
+                "such questions out with --allow_missing_features"
             )
-
-
-def merge_questions(parts: Iterable[tuple[Path, QuestionsByImage]]) -> QuestionsByImage:
-    """The questions of several files as if they stood in one; UserError if a question is asked twice."""
-    merged: QuestionsByImage = {}
-    asked_in: dict[int, Path] = {}
-    for path, by_image in parts:
-        for image_id, asked in by_image.items():
-            for question in asked:
-                if question.question_id in asked_in:
-                    raise _asked_twice(question.question_id, asked_in[question.question_id], path)
-                asked_in[question.question_id] = path
-            merged.setdefault(image_id, []).extend(asked)
-    return merged
-
-
-def _asked_twice(number: int, first: Path, second: Path) -> UserError:
-    if first == second:
-        return UserError(f"question {number} stands in '{first}' twice; leave one out, and name every file once")
-    return UserError(
-        f"question {number} stands in '{first}' and in '{second}': the files overlap; give files of different questions"
-    )
 
 
 def any_answer(questions: QuestionsByImage) -> bool:

@@ -1,33 +1,29 @@
 """LXMERT's own question files: a list of {question_id, img_id, sent, label: {answer: score}, ...}."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from adaptive_ft.data.answers import merge_scores
 from adaptive_ft.data.records import OUTSIDE_TABLE, Question
 from adaptive_ft.data.sources.fields import as_number, as_object, as_text, image_id, text, text_or_empty, whole_number
-from adaptive_ft.data.sources.join import QuestionsByImage
-from adaptive_ft.data.sources.opening import read_json
+from adaptive_ft.data.sources.json_stream import stream_list
 from adaptive_ft.errors import UserError
 
 
-def read_lxmert_json(path: Path) -> QuestionsByImage:
-    """Questions by image id, in file order; plain or gzip JSON.
+def lxmert_questions(path: Path) -> Iterator[tuple[str, Question]]:
+    """Each question with the id of its image, in file order; plain or gzip JSON.
 
     The file has soft scores of raw answers, not the ten answers: scores of answers that the official
     normalisation makes equal are added (at most 1). An empty "label" (all answers outside LXMERT's table)
     scores OUTSIDE_TABLE only; no "label" at all means a test split. UserError names file and entry.
     """
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise UserError(f"{path} is not a list of questions; give one of LXMERT's data/vqa/*.json files")
-    by_image: QuestionsByImage = {}
-    for number, entry in enumerate(content):
+    for number, entry in enumerate(stream_list(path, "one of LXMERT's data/vqa/*.json files")):
         try:
-            by_image.setdefault(image_id(entry, "img_id"), []).append(_question(entry))
+            asked = image_id(entry, "img_id"), _question(entry)
         except ValueError as error:
             raise UserError(f"{path}, entry {number} ({str(entry)[:60]}) cannot be read: {error}") from None
-    return by_image
+        yield asked
 
 
 def _question(entry: dict[str, Any]) -> Question:

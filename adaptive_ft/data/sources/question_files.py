@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from adaptive_ft.data.sources.gqa_json import read_gqa_json
-from adaptive_ft.data.sources.join import QuestionsByImage, merge_questions
-from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
-from adaptive_ft.data.sources.vqa_json import read_vqa_json
+from adaptive_ft.data.records import Question
+from adaptive_ft.data.sources.gqa_json import gqa_questions
+from adaptive_ft.data.sources.lxmert_json import lxmert_questions
+from adaptive_ft.data.sources.question_store import QuestionStore
+from adaptive_ft.data.sources.vqa_json import vqa_questions
 from adaptive_ft.errors import UserError
 
 
@@ -27,7 +28,7 @@ class QuestionFiles:
     coco_split: str | None = None
     """COCO split of the image names, for files that do not say it: train2014, val2014, test2015."""
 
-    def read(self) -> QuestionsByImage:
+    def read(self) -> QuestionStore:
         """Questions by image id, those of several files together.
 
         Raises:
@@ -44,12 +45,12 @@ class QuestionFiles:
                 f"--source.annotations names {len(self.annotations)} files and --source.questions "
                 f"{len(self.questions)}: give one for each, in the same order."
             )
-        return merge_questions(self._parts())
+        return QuestionStore(self._parts())
 
-    def _parts(self) -> Iterator[tuple[Path, QuestionsByImage]]:
+    def _parts(self) -> Iterator[tuple[Path, Iterator[tuple[str, Question]]]]:
         for questions, annotations in zip_longest(self.questions, self.annotations):
-            yield questions, read_vqa_json(questions, annotations, coco_split=self.coco_split)
+            yield questions, vqa_questions(questions, annotations, coco_split=self.coco_split)
         for path in self.lxmert_json:
-            yield path, read_lxmert_json(path)
+            yield path, lxmert_questions(path)
         for path in self.gqa_json:
-            yield path, read_gqa_json(path)
+            yield path, gqa_questions(path)

@@ -15,12 +15,13 @@ from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.sources.features import FeatureReader, list_features, read_features
+from adaptive_ft.data.sources.features import FeatureReader, list_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join
 from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import TEXT, WRITERS, write_npz_folder, write_tsv
+from tests.data.sources.reading import read_features
 
 
 def sizes_of(records: list[ImageRecord]) -> ImageSizes:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from adaptive_ft.data.sources.gqa_json import read_gqa_json
-from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
 from adaptive_ft.errors import UserError
+from tests.data.sources.reading import read_gqa_json, read_lxmert_json
 
 ENTRY = {"imageId": "n25", "question": "What is it?", "answer": "a picture", "types": {"structural": "query"}}
 

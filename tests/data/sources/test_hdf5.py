@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from adaptive_ft.data.records import ImageRecord
-from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import told_of_damage, write_hdf5_groups, write_hdf5_packed, write_hdf5_padded
+from tests.data.sources.reading import read_features
 
 Change = Callable[[Any], None]
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from adaptive_ft.data.records import ImageRecord, Question, validate_record
-from adaptive_ft.data.sources.join import Join, merge_questions, records_without_regions
+from adaptive_ft.data.sources.join import Join, records_without_regions
 from adaptive_ft.errors import UserError
 
 Regions = list[ImageRecord]
@@ -55,10 +54,3 @@ def test_questions_alone_make_valid_records(questions: dict[str, list[Question]]
     for record in made:
         validate_record(record)
         assert record.boxes.shape == (0, 4)
-
-
-def test_a_question_asked_twice_in_a_file_is_refused(questions: dict[str, list[Question]]) -> None:
-    """Also about another image: predictions are told by the question's number."""
-    questions["other"] = [questions["img003"][0]]
-    with pytest.raises(UserError, match=r"question 300 stands in 'q\.json' twice"):
-        merge_questions([(Path("q.json"), questions)])

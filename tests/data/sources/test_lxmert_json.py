@@ -10,8 +10,8 @@ import pytest
 
 from adaptive_ft.data.records import OUTSIDE_TABLE, ImageRecord
 from adaptive_ft.data.sources.join import Join
-from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
 from adaptive_ft.errors import UserError
+from tests.data.sources.reading import read_lxmert_json
 
 
 def entry(number: int, **changes: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_an_image_named_by_a_number_meets_its_regions(tmp_path: Path, make_image
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"questions": []}, "is not a list"),
+        ({"entries": []}, r"train\.json has no list of questions; give one of LXMERT's"),
         ([entry(10), {"question_id": 11}], "entry 1 .*: key 'img_id' is missing"),
         ([entry(10, label=["dog"])], r"entry 0 .*: 'label' is \['dog'\], expected an object"),
         ([entry(10, label={"dog": "1"})], "entry 0 .*: the score of 'dog' is '1', expected a number"),

@@ -11,13 +11,11 @@ import pytest
 from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
-from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.data.sources.join import Join
-from adaptive_ft.data.sources.lxmert_json import read_lxmert_json
-from adaptive_ft.data.sources.vqa_json import read_vqa_json
 from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
+from tests.data.sources.reading import read_features, read_lxmert_json, read_vqa_json
 
 
 def encode(numbers: np.ndarray) -> str:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from adaptive_ft.data.records import ImageRecord, validate_record
-from adaptive_ft.data.sources.features import read_features
 from adaptive_ft.data.sources.image_sizes import ImageSizes
 from adaptive_ft.errors import UserError
 from tests.data.sources.feature_files import arrays, told_of_damage
+from tests.data.sources.reading import read_features
 
 NO_SIZES = ImageSizes()
 FLOATS, BOXES = np.ones((3, 5), dtype=np.float32), np.array([[0, 0, 9, 9]] * 3, dtype=np.float32)

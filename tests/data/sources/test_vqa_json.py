@@ -12,9 +12,9 @@ from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.sources.join import records_without_regions
-from adaptive_ft.data.sources.vqa_json import read_vqa_json
 from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
+from tests.data.sources.reading import read_vqa_json
 
 ANSWERS = ["yes"] * 8 + ["Yes.", "no"]
 
