@@ -4,6 +4,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 
 
 class OpenFiles:
@@ -35,6 +36,16 @@ class OpenFiles:
         with self._lock:
             self._times_let_go[number] += 1
             self._files.pop(number, None)
+
+    def is_replaced(self, number: int, path: Path) -> bool:
+        """Whether the file is open, and `path` names another one by now."""
+        file = self._files.get(number)
+        if file is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(file.descriptor), path.stat())
+        except FileNotFoundError:
+            return False
 
     def keep(self, numbers: Container[int]) -> None:
         """Close all others."""

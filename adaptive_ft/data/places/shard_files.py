@@ -16,11 +16,14 @@ _MOST_OPEN = 128  # well below the usual limit of 1024 open files
 
 
 class ShardFiles(Protocol):
-    """The tar files of a set, by number; shared by all threads that read."""
+    """The tar files of a set, by number; shared by all threads of one stream."""
 
     @property
     def address(self) -> str:
         """How messages call the set."""
+
+    def opened(self) -> "ShardFiles":
+        """The same files for another stream: what one plans, halts or closes is nothing to the other."""
 
     def name(self, shard: int) -> str:
         """How messages call a shard."""
@@ -55,8 +58,13 @@ class LocalFiles:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.address = str(folder)
+        self._folder, self._manifest = folder, manifest
         self._paths = [folder / entry.file for entry in manifest.shards]
         self._files = OpenFiles(self._open, _MOST_OPEN)
+
+    def opened(self) -> "LocalFiles":
+        """The same paths."""
+        return LocalFiles(self._folder, self._manifest)
 
     def name(self, shard: int) -> str:
         """The path."""

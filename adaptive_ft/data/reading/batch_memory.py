@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_KEPT = 8  # of each shape: the batches read ahead, those of the consumer, and one in the hands of each reader
-
 Shape = tuple[int, ...]
 
 
 class BatchMemory:
-    """Hands out tensors of any content, to several threads at once."""
+    """Hands out tensors of any content, to several threads at once; keeps up to `kept` of each shape for later."""
 
-    def __init__(self) -> None:
-        self._free: defaultdict[tuple[Shape, np.dtype], deque[NDArray]] = defaultdict(lambda: deque(maxlen=_KEPT))
+    def __init__(self, kept: int) -> None:
+        self._free: defaultdict[tuple[Shape, np.dtype], deque[NDArray]] = defaultdict(lambda: deque(maxlen=kept))
 
     def empty(self, shape: Shape, dtype: np.dtype) -> Tensor:
         """A tensor of this shape and type with anything in it, pinned where CUDA is there."""

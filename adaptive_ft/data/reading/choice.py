@@ -1,6 +1,7 @@
 """Which shards a run reads, and how: the data section of its config."""
 
 import getpass
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class DataConfig:
     tokenizer: str | None = None
     """Hub id or folder; default: the one that lies with the base model, else the one the shards name."""
     readers: int = 1
-    """Threads per rank that read batches ahead; 0 reads in the training's own thread."""
+    """Threads per rank that read batches ahead, two each and at least four in all; 0 reads in the training's own."""
     on_bad: Literal["skip", "fail"] = "skip"
     """What training does about a damaged sample; an evaluation always fails, as does a shard missing or cut short."""
     max_bad_share: float = 0.001
@@ -59,9 +60,17 @@ def open_set(address: str, config: DataConfig) -> ShardSet:
     Raises UserError for missing or damaged shards, or a manifest that does not match them.
     """
     if is_remote(address):
-        cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards-{getpass.getuser()}"
+        cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards-{_user()}"
         return ShardSet.open_remote(address, Path(cache), int(config.cache_gb * 1e9))
     return ShardSet.open(Path(address))
+
+
+def _user() -> str:
+    """The user's name, or number where it has none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def bad_samples(config: DataConfig, shards: ShardSet) -> BadSamples:

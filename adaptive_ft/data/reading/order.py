@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WINDOW_SHARDS = 16
+MOST_PLANNED = 2 * WINDOW_SHARDS
+"""Shards that `shards_ahead` names at most: a window and the one after it."""
 
 
 def epoch_order(
@@ -48,6 +50,8 @@ class EndlessOrder:
     """The examples at any range of positions; keeps the orders of two epochs, all a stream needs."""
 
     def __init__(self, examples_per_shard: Sequence[int], seed: int) -> None:
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed {seed} is none: it lies from 0 to 2^64 - 1")
         self._examples_per_shard, self._seed = list(examples_per_shard), seed
         self._size = sum(self._examples_per_shard)
         self._epochs: dict[int, NDArray[np.int64]] = {}

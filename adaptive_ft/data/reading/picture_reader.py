@@ -26,8 +26,8 @@ LEFT_OUT = (NO_QUESTION, "")
 class PictureReader:
     """Reads labelled pictures in one frame."""
 
-    def __init__(self, shards: PictureShardSet, bad: BadSamples) -> None:
-        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, BatchMemory()
+    def __init__(self, shards: PictureShardSet, bad: BadSamples, memory: BatchMemory) -> None:
+        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, memory
         self._framing = shards.framing
 
     def read_batch(self, examples: Sequence[int], num_valid: int | None = None) -> PictureBatch:

@@ -39,10 +39,10 @@ LEFT_OUT = Sample(NO_QUESTION, image_id="", width=1, height=1, num_boxes=1)
 class QuestionReader(ABC):
     """Makes batches of questions; what stands in their regions is the kind of reader's."""
 
-    def __init__(self, shards: ShardSet, bad: BadSamples) -> None:
+    def __init__(self, shards: ShardSet, bad: BadSamples, memory: BatchMemory) -> None:
         self.max_boxes, self.feature_dim = shards.max_boxes, shards.feature_dim
         self.feature_dtype = np.dtype(shards.manifest.feature_dtype)
-        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, BatchMemory()
+        self._shards, self._bytes, self._bad, self._memory = shards, ShardBytes(shards), bad, memory
 
     @abstractmethod
     def read(self, example: int, features_ND: Numbers, boxes_N4: Numbers) -> Sample:

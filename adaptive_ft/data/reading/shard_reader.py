@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.data.reading.bad_samples import BadSamples
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.picture_reader import PictureReader
 from adaptive_ft.data.reading.region_reader import BlindReader, RegionReader
 from adaptive_ft.data.reading.shard_set import BlindShardSet, PictureShardSet, ShardSet
@@ -24,17 +25,17 @@ class BatchReader(Protocol):
         """Forget what was parsed; what is read afterwards is parsed again."""
 
 
-def open_reader(shards: ShardSet, bad: BadSamples) -> BatchReader:
-    """The reader that fits a shard set and tells `bad` of damaged samples.
+def open_reader(shards: ShardSet, bad: BadSamples, memory: BatchMemory) -> BatchReader:
+    """The reader that fits a shard set, tells `bad` of damaged samples and makes its batches in `memory`.
 
     Raises UserError if the set was opened as it cannot be read.
     """
     if isinstance(shards, PictureShardSet):
-        return PictureReader(shards, bad)
+        return PictureReader(shards, bad, memory)
     if isinstance(shards, BlindShardSet):
-        return BlindReader(shards, bad)
+        return BlindReader(shards, bad, memory)
     if shards.manifest.content == LABELLED_PICTURES:
         raise UserError(f"the shards in '{shards.address}' hold labelled pictures, no questions about regions")
     if shards.manifest.min_boxes == 0:
         raise UserError(f"the shards in '{shards.address}' hold questions without regions; read them with --data.blind")
-    return RegionReader(shards, bad)
+    return RegionReader(shards, bad, memory)

@@ -5,9 +5,10 @@ suffixes: I images of the set, S shards.
 """
 
 import hashlib
+import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -19,9 +20,11 @@ from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardE
 from adaptive_ft.data.format.shard_index import MEMBERS, load_index
 from adaptive_ft.data.format.shard_scan import check_shard
 from adaptive_ft.data.pixels import Framing
+from adaptive_ft.data.places.copied_files import CopiedFiles
 from adaptive_ft.data.places.remote import RemoteFolder
-from adaptive_ft.data.places.shard_copies import CopiedFiles, fetch_set
+from adaptive_ft.data.places.shard_copies import ShardCopies, fetch_set
 from adaptive_ft.data.places.shard_files import LocalFiles, ShardFiles
+from adaptive_ft.data.reading.order import MOST_PLANNED
 from adaptive_ft.errors import UserError
 
 BLIND_FEATURE_DIM = 16  # nothing but zeros goes in, so the smallest projection that is still a matrix will do
@@ -60,28 +63,35 @@ class ShardSet:
         Raises UserError naming the file, what was expected and what was found. `verify` reads every byte.
         """
         manifest = Manifest.load(folder)
-        for entry in manifest.shards:
-            _check_presence(folder, entry, load_index(folder, entry))
-        return cls._opened(folder, manifest, LocalFiles(folder, manifest))
+        indexes = [load_index(folder, entry) for entry in manifest.shards]
+        for entry, index_I in zip(manifest.shards, indexes, strict=True):
+            _check_presence(folder, entry, index_I)
+        return cls._opened(folder, manifest, indexes, LocalFiles(folder, manifest))
 
     @classmethod
     def open_remote(cls, address: str, cache: Path, room: int) -> Self:
-        """Open the set behind an address (see data/remote.py), whose shards are copied below `cache` when they are
-        needed; copies that no plan names go where more than `room` bytes would be taken.
+        """Open the set behind an address (see data/places/remote.py), whose shards are copied below `cache` when they
+        are needed; copies that no plan names go where more than `room` bytes would be taken.
 
-        Raises UserError for what cannot be fetched or is not what the manifest promises.
+        Raises UserError for what cannot be fetched or is not what the manifest promises, and for a room that is smaller
+        than the shards that training plans at a time.
         """
         remote = RemoteFolder(address)
-        folder, manifest = fetch_set(remote, cache)
-        return cls._opened(folder, manifest, CopiedFiles(remote, folder, manifest, room))
+        folder, manifest, indexes = fetch_set(remote, cache)
+        _check_room(address, manifest, room)
+        return cls._opened(folder, manifest, indexes, CopiedFiles(ShardCopies(remote, folder, manifest, room)))
 
     @classmethod
-    def _opened(cls, folder: Path, manifest: Manifest, files: ShardFiles) -> Self:
-        index_I = np.concatenate([load_index(folder, entry) for entry in manifest.shards])
+    def _opened(cls, folder: Path, manifest: Manifest, indexes: Sequence[NDArray[np.void]], files: ShardFiles) -> Self:
+        index_I = np.concatenate(indexes)
         _check_box_counts(folder, manifest, index_I)
         starts_S = np.cumsum([0] + [entry.images for entry in manifest.shards], dtype=np.int64)[:-1]
         ends_I = np.cumsum(index_I["num_questions"], dtype=np.int64)
         return cls(folder, manifest, files, index_I, starts_S, ends_I - index_I["num_questions"])
+
+    def for_stream(self) -> Self:
+        """The same set with files of its own, which one stream may plan, halt and close."""
+        return replace(self, files=self.files.opened())
 
     def with_blind(self, feature_dim: int | None = None) -> "BlindShardSet":
         """The same questions without their regions: one zero feature and the whole picture as its box.
@@ -143,6 +153,12 @@ class ShardSet:
         shard = bisect_right(self._first_images, image) - 1
         return Place(shard, image, example - self._first_examples[image], self.index_I[image])
 
+    def images(self) -> Iterator[Place]:
+        """Where the first question of every image lies, or would lie, in order."""
+        for shard, (first, entry) in enumerate(zip(self._first_images, self.manifest.shards, strict=True)):
+            for image in range(first, first + entry.images):
+                yield Place(shard, image, 0, self.index_I[image])
+
     @cached_property
     def _first_examples(self) -> list[int]:
         return self.first_example_I.tolist()
@@ -198,6 +214,15 @@ def _check_box_counts(folder: Path, manifest: Manifest, index_I: NDArray[np.void
         raise UserError(
             f"the manifest in '{folder}' says {manifest.min_boxes} to {manifest.max_boxes} boxes per image, "
             f"the indexes say {found[0]} to {found[1]}; it was edited"
+        )
+
+
+def _check_room(address: str, manifest: Manifest, room: int) -> None:
+    largest = sorted((entry.bytes for entry in manifest.shards), reverse=True)[:MOST_PLANNED]
+    if sum(largest) > room:
+        raise UserError(
+            f"--data.cache_gb is {room / 1e9:g}; the {len(largest)} shards of '{address}' that are planned at a time"
+            f" take up to {math.ceil(sum(largest) / 1e6) / 1e3:g}: give as many, or write smaller shards."
         )
 
 

@@ -12,12 +12,14 @@ from itertools import count, islice
 from typing import Any, Self, TypeVar
 
 from adaptive_ft.data.reading.bad_samples import BadSamples, StopAtBad
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.order import EndlessOrder, evaluation_slice
 from adaptive_ft.data.reading.shard_reader import open_reader
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 
-PREFETCHED_BATCHES = 4
+PREFETCHED_BATCHES = 4  # at least
+_CONSUMED_BATCHES = 3  # in the hands of the consumer: one in work, one on its way to the GPU, one not yet forgotten
 SHARDS_AHEAD = 4  # of an evaluation, which reads one after the other
 _Job = TypeVar("_Job")
 _Batch = TypeVar("_Batch")
@@ -45,11 +47,18 @@ class TrainStream:
     ) -> None:
         _check_sizes(batch_size, rank, world_size, readers)
         self._order = EndlessOrder(shards.examples_per_shard, seed)
-        self._bad, self._files = bad or StopAtBad(), shards.files
-        self._reader = open_reader(shards, self._bad)
+        own = shards.for_stream()
+        self._bad, self._files = bad or StopAtBad(), own.files
+        self._reader = open_reader(own, self._bad, _memory(readers))
         self._batch_size, self._rank, self._world_size, self._readers = batch_size, rank, world_size, readers
         self._examples_seen, self._seconds_waited = 0, 0.0
         self._batches: Generator[Any, None, None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __iter__(self) -> Self:
         return self
@@ -127,13 +136,13 @@ class EvalStream:
         readers: int = 1,
     ) -> None:
         _check_sizes(batch_size, rank, world_size, readers)
+        self._shards = shards.for_stream()
         # Never skips: a score on fewer questions would be another score.
-        self._reader = open_reader(shards, StopAtBad())
+        self._reader = open_reader(self._shards, StopAtBad(), _memory(readers))
         self._batch_size, self._readers = batch_size, readers
         self._examples = evaluation_slice(shards.num_examples, rank, world_size)
         self._last = shards.num_examples - 1
         self._num_batches = -(-len(evaluation_slice(shards.num_examples, 0, world_size)) // batch_size)
-        self._shards = shards
 
     def __len__(self) -> int:
         """Batches, the same on every rank."""
@@ -165,9 +174,10 @@ def read_ahead(
     jobs: Iterable[_Job],
     readers: int,
     halt: Callable[[], None],
-    depth: int = PREFETCHED_BATCHES,
+    depth: int | None = None,
 ) -> Generator[_Batch, None, None]:
-    """`read(job)` for every job, in order, by `readers` threads that work up to `depth` jobs ahead.
+    """`read(job)` for every job, in order, by `readers` threads that work up to `depth` jobs ahead, by default as many
+    as `batches_ahead` says.
 
     An exception in a thread comes out here, at its batch. Closing the generator, an error or Ctrl-C calls `halt`, which
     must make every `read` that waits for something fail, and joins the threads. Without readers every job is done when
@@ -180,7 +190,7 @@ def read_ahead(
     threads = ThreadPoolExecutor(readers, thread_name_prefix="shard-reader")
     waiting: deque[Future[_Batch]] = deque()
     try:
-        waiting.extend(threads.submit(read, job) for job in islice(jobs, depth))
+        waiting.extend(threads.submit(read, job) for job in islice(jobs, depth or batches_ahead(readers)))
         while waiting:
             batch = waiting.popleft().result()
             waiting.extend(threads.submit(read, job) for job in islice(jobs, 1))
@@ -188,6 +198,16 @@ def read_ahead(
     finally:
         halt()
         threads.shutdown(wait=True, cancel_futures=True)
+
+
+def batches_ahead(readers: int) -> int:
+    """How many batches are read ahead: for every thread the one it reads, and one that waits for the consumer."""
+    return max(PREFETCHED_BATCHES, 2 * readers)
+
+
+def _memory(readers: int) -> BatchMemory:
+    """Enough for the batches that wait, the one in the hands of each thread, and those of the consumer."""
+    return BatchMemory(batches_ahead(readers) + readers + _CONSUMED_BATCHES)
 
 
 def _check_sizes(batch_size: int, rank: int, world_size: int, readers: int) -> None:

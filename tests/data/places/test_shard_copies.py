@@ -1,19 +1,14 @@
 """Copies of shards from elsewhere: each made once, healed when damaged, never more than there is room for."""
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
 from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.bad_samples import DamagedSample
-from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord
@@ -27,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("impatient")
 def test_there_are_no_more_copies_than_there_is_room_for(
     tmp_path: Path, make_image: Callable[..., ImageRecord], info: ShardInfo
 ) -> None:
-    """Twelve shards, room for five, and one more that is being copied; an evaluation plans four at a time."""
+    """Forty shards, room for 32, which is the least, and two that are being copied; an evaluation plans four."""
     origin = tmp_path / "origin"
-    manifest = write_shards([make_image(number) for number in range(12)], origin, info, images_per_shard=1)
-    room = 5 * max(entry.bytes for entry in manifest.shards)
+    manifest = write_shards([make_image(number) for number in range(40)], origin, info, images_per_shard=1)
+    room = sum(entry.bytes for entry in manifest.shards[:32])
     shards = ShardSet.open_remote(f"pipe:cat {origin}/{{}}", tmp_path / "cache", room)
     found = []
     for batch in EvalStream(shards, batch_size=2):
@@ -38,8 +33,20 @@ def test_there_are_no_more_copies_than_there_is_room_for(
         # An unlinked file that is still open takes its room, too.
         opened = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
         gone = [name for name in opened if name.endswith(".tar (deleted)")]
-        assert len(list((tmp_path / "cache").glob("*/*.tar"))) + len(gone) <= 5 + 2
+        assert len(list((tmp_path / "cache").glob("*/*.tar"))) + len(gone) <= 32 + 2
     assert_same(found, list(EvalStream(ShardSet.open(origin), batch_size=2)))
+
+
+def test_a_room_that_does_not_hold_what_is_planned_is_refused(
+    tmp_path: Path, make_image: Callable[..., ImageRecord], info: ShardInfo
+) -> None:
+    """The largest 32 of 40 shards."""
+    images = [make_image(number, boxes=1 + number) for number in range(40)]
+    manifest = write_shards(images, tmp_path / "origin", info, images_per_shard=1)
+    address, least = f"pipe:cat {tmp_path}/origin/{{}}", sum(entry.bytes for entry in manifest.shards[8:])
+    with pytest.raises(UserError, match=r"cache_gb is .*; the 32 shards of 'pipe:.* take up to 0\.\d+: give as many"):
+        ShardSet.open_remote(address, tmp_path / "cache", least - 1)
+    ShardSet.open_remote(address, tmp_path / "cache", least)
 
 
 def test_a_copy_removed_by_another_process_is_made_again(server: Server, shard_folder: Path, tmp_path: Path) -> None:
@@ -78,55 +85,6 @@ def test_an_origin_that_is_damaged_behind_a_right_hash_is_told_with_both_places(
     shards.index_I["features_xxh3"][2] ^= 1
     with pytest.raises(DamagedSample, match=r"shard-00001\.tar \(a copy of 'pipe:cat .*shard-00001\.tar'\)"):
         list(EvalStream(shards, batch_size=2))
-
-
-def test_readers_that_see_one_damaged_copy_all_get_the_new_one(shard_folder: Path, tmp_path: Path) -> None:
-    """Both have read the damaged copy before either asks for another; only one of them throws it away."""
-    address = f"pipe:cat {shard_folder}/{{}}"
-    trained(ShardSet.open_remote(address, tmp_path / "cache", ROOMY))
-    (copy,) = tmp_path.glob("cache/*/shard-00001.tar")
-    shards = ShardSet.open_remote(address, tmp_path / "cache", ROOMY)
-    places = [shards.locate(example) for example in (4, 6)]
-    assert {place.shard for place in places} == {1}
-    content = bytearray(copy.read_bytes())
-    for place in places:
-        content[place.row["json_offset"]] ^= 1
-    copy.write_bytes(content)
-    both, renew = threading.Barrier(2, timeout=60), shards.files.renew
-
-    def renew_together(shard: int, generation: int) -> bool:
-        both.wait()
-        return renew(shard, generation)
-
-    with patch.object(shards.files, "renew", renew_together), ThreadPoolExecutor(2) as threads:
-        described = threads.map(ShardBytes(shards).describe, places)
-        assert [image.image_id for image in described] == ["img002", "img003"]
-    shards.files.close()
-
-
-INTERRUPTED = """
-import os, signal, sys, threading
-from pathlib import Path
-from adaptive_ft.data.reading.shard_set import ShardSet
-from adaptive_ft.data.reading.stream import EvalStream, TrainStream
-
-shards = ShardSet.open_remote(sys.argv[1], Path(sys.argv[2]), 10**9)
-for stream in (TrainStream(shards, batch_size=4, readers=2), iter(EvalStream(shards, batch_size=4))):
-    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    try:
-        next(stream)
-    except KeyboardInterrupt:
-        print("interrupted", threading.active_count())
-"""
-
-
-def test_an_interrupt_ends_transfers_that_hang(shard_folder: Path, tmp_path: Path) -> None:
-    """The reader waits for one, others run in the background: all are given up, and no thread is left."""
-    command = f"pipe:case {{}} in *.tar) sleep 600;; *) cat {shard_folder}/{{}};; esac"
-    words = [sys.executable, "-c", INTERRUPTED, command, str(tmp_path / "cache")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout.split("\n")[:2] == ["interrupted 1"] * 2, done.stderr
-    assert not list(tmp_path.glob("cache/*/*.tar"))
 
 
 def test_what_a_killed_process_left_is_removed(server: Server, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ FLOAT = np.dtype(np.float32)
 
 
 def test_a_tensor_is_of_the_shape_and_type_asked_for() -> None:
-    memory = BatchMemory()
+    memory = BatchMemory(8)
     for dtype in (np.float16, np.float32, np.uint8):
         tensor = memory.empty((3, 4), np.dtype(dtype))
         assert tensor.shape == (3, 4)
@@ -20,7 +20,7 @@ def test_a_tensor_is_of_the_shape_and_type_asked_for() -> None:
 
 
 def test_memory_nobody_refers_to_is_used_again() -> None:
-    memory = BatchMemory()
+    memory = BatchMemory(8)
     tensor = memory.empty((8, 8), FLOAT)
     place = tensor.data_ptr()
     del tensor
@@ -28,7 +28,7 @@ def test_memory_nobody_refers_to_is_used_again() -> None:
 
 
 def test_memory_is_not_used_again_while_a_view_or_a_graph_holds_it() -> None:
-    memory = BatchMemory()
+    memory = BatchMemory(8)
     weight = torch.ones(8, requires_grad=True)
     held = [memory.empty((8, 8), FLOAT)[2:, 0], memory.empty((8, 8), FLOAT).numpy()[0]]
     graph = (memory.empty((8, 8), FLOAT).fill_(3) * weight).sum()
@@ -44,7 +44,7 @@ def test_memory_is_not_used_again_while_a_view_or_a_graph_holds_it() -> None:
 
 
 def test_threads_never_share_memory() -> None:
-    memory = BatchMemory()
+    memory = BatchMemory(8)
 
     def work(number: int) -> bool:
         for _ in range(300):
@@ -59,7 +59,7 @@ def test_threads_never_share_memory() -> None:
 
 def test_only_a_few_are_kept() -> None:
     """What an unusual moment needed does not stay taken."""
-    memory = BatchMemory()
+    memory = BatchMemory(8)
     many = [memory.empty((8, 8), FLOAT) for _ in range(50)]
     places = {tensor.data_ptr() for tensor in many}
     del many

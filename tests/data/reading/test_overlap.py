@@ -20,6 +20,6 @@ def test_images_and_questions_are_counted(shard_folder: Path, records: list[Imag
 def test_damage_is_named(shard_folder: Path) -> None:
     path = shard_folder / "shard-00001.tar"
     content = path.read_bytes()
-    path.write_bytes(content.replace(b'{"image_id"', b'["image_id"'))
-    with pytest.raises(UserError, match=r"shard-00001\.tar is damaged"):
+    path.write_bytes(content.replace(b'"question_id":300', b'"question_id":900'))
+    with pytest.raises(UserError, match=r"shard-00001\.tar, image number 1: its member 'json' is not what was written"):
         count_shared(shard_folder, {})

@@ -10,6 +10,7 @@ import torch
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES, ShardInfo
 from adaptive_ft.data.pixels import Framing, decode_rgb, framed
 from adaptive_ft.data.reading.bad_samples import StopAtBad
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.picture_reader import PictureReader
 from adaptive_ft.data.reading.shard_set import PictureShardSet, ShardSet
 from adaptive_ft.data.reading.stream import EvalStream, TrainStream
@@ -70,7 +71,7 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
         file.seek(int(row["picture_offset"]) + 40)
         file.write(bytes(200))
     with pytest.raises(UserError, match=r"shard-00001\.tar, sample 'p3': its member 'picture' is not what was written"):
-        PictureReader(shards.with_pictures(Framing(16)), StopAtBad()).read_batch([3])
+        PictureReader(shards.with_pictures(Framing(16)), StopAtBad(), BatchMemory(8)).read_batch([3])
 
 
 def test_pictures_and_questions_are_told_apart(

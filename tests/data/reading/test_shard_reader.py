@@ -12,6 +12,7 @@ import torch
 from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.places import shard_files
 from adaptive_ft.data.reading.bad_samples import StopAtBad
+from adaptive_ft.data.reading.batch_memory import BatchMemory
 from adaptive_ft.data.reading.shard_reader import open_reader
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.records import ImageRecord
@@ -27,7 +28,7 @@ def test_threads_read_more_shards_than_may_be_open(
     monkeypatch.setattr(shard_files, "_MOST_OPEN", 3)
     images = [make_image(number, questions=1) for number in range(12)]
     write_shards(images, tmp_path / "set", info, images_per_shard=1)
-    reader = open_reader(ShardSet.open(tmp_path / "set"), StopAtBad())
+    reader = open_reader(ShardSet.open(tmp_path / "set"), StopAtBad(), BatchMemory(8))
     before = len(os.listdir(OPEN_FILES))
 
     def read(example: int) -> bool:
@@ -48,5 +49,7 @@ def test_a_large_image_is_copied_whole(make_image: Callable[..., ImageRecord], i
     record = make_image(0, boxes=40, feature_dim=2048)  # 81,920 numbers: more than one serial copy takes
     write_shards([record], tmp_path / "set", info)
     features_ND, boxes_N4 = torch.empty(40, 2048, dtype=torch.float16), torch.empty(40, 4)
-    open_reader(ShardSet.open(tmp_path / "set"), StopAtBad()).read(1, features_ND.numpy(), boxes_N4.numpy())
+    open_reader(ShardSet.open(tmp_path / "set"), StopAtBad(), BatchMemory(8)).read(
+        1, features_ND.numpy(), boxes_N4.numpy()
+    )
     np.testing.assert_array_equal(features_ND, record.features.astype(np.float16))

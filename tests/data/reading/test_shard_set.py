@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def test_opening_finds_what_is_missing_or_cut(name: str, shard_folder: Path) -> 
     damage(shard_folder / file)
     with pytest.raises(UserError, match=message):
         ShardSet.open(shard_folder)
+
+
+def test_every_index_is_read_once(shard_folder: Path) -> None:
+    with patch.object(Path, "read_bytes", autospec=True, side_effect=Path.read_bytes) as read:
+        ShardSet.open(shard_folder)
+    assert sorted(call.args[0].name for call in read.call_args_list) == [
+        f"shard-{number:05d}.index.npy" for number in range(4)
+    ]
 
 
 def test_verify_finds_a_flipped_bit(shard_folder: Path) -> None:

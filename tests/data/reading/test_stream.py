@@ -223,6 +223,18 @@ def test_reading_ahead_keeps_order_and_is_bounded(shards: ShardSet) -> None:
     timer.join()
 
 
+def test_every_reader_has_a_batch_to_read() -> None:
+    """Eight of them, each of which waits for the seven others."""
+    together = threading.Barrier(8, timeout=60)
+    assert list(read_ahead(lambda job: together.wait() >= 0, range(16), 8, threading.Event().set)) == [True] * 16
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_an_impossible_seed(shards: ShardSet, seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"seed {seed} is none: it lies from 0 to 2\^64 - 1"):
+        TrainStream(shards, batch_size=2, seed=seed)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"batch_size": 0}, "batch_size 0"), ({"readers": -1}, "readers -1"), ({"rank": 2, "world_size": 2}, "rank 2")],
