@@ -27,10 +27,9 @@ Tiny = Callable[..., list[str]]
 
 @pytest.fixture
 def shards(workplace: Path, tmp_path: Path) -> Path:
-    """A copy of the training shards that a test may damage; the tokenizer lies where their manifest says."""
-    shutil.copytree(workplace / "world/tokenizer", tmp_path / "world/tokenizer")
-    shutil.copytree(workplace / "world/target/train", tmp_path / "world/target/train")
-    return tmp_path / "world/target/train"
+    """A copy of the training shards that a test may damage."""
+    shutil.copytree(workplace / "world/target/train", tmp_path / "shards")
+    return tmp_path / "shards"
 
 
 def edit_json(path: Path, **values: Any) -> None:
@@ -155,7 +154,7 @@ def test_unanswered_shards(which: str, shards: Path, tiny: Tiny, ranks: Ranks) -
     """A split without public answers would be learned, or judged, as if every answer were wrong."""
     edit_json(shards / "manifest.json", answered=False)
     told = refused(tiny, ranks, which, str(shards))
-    assert re.search(r"The questions in '.*target/train' have no answers", told)
+    assert re.search(r"The questions in '.*shards' have no answers", told)
 
 
 @pytest.mark.usefixtures("no_run")

@@ -84,8 +84,7 @@ def test_a_run_goes_on_without_a_damaged_sample(
     strategy: str, workplace: Path, tmp_path: Path, ranks: Ranks, tiny: Callable[..., list[str]]
 ) -> None:
     """Two epochs of two updates meet its questions; the summary of the run and every update say how many."""
-    shutil.copytree(workplace / "world/tokenizer", tmp_path / "world/tokenizer")
-    folder = tmp_path / "world/target/train"
+    folder = tmp_path / "shards"
     shutil.copytree(workplace / "world/target/train", folder)
     shards = ShardSet.open(folder)
     place = shards.locate(7)

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from adaptive_ft.commands.repack import repack
 from adaptive_ft.data.format.manifest import Manifest
-from adaptive_ft.data.sources.packed import info_of_merged, moved, packed_images
+from adaptive_ft.data.sources.packed import info_of_merged, packed_images
 from adaptive_ft.data.writing.shards import IMAGES_PER_SHARD
 from adaptive_ft.data.writing.unfinished import check_free
 from adaptive_ft.errors import UserError
@@ -39,8 +39,5 @@ class Command:
         check_free(self.output)
         manifests = [Manifest.load(folder) for folder in self.sets]
         info = info_of_merged(self.sets, manifests, self.split)
-        tokenizers = [moved(each.tokenizer, path, self.output) for path, each in zip(self.sets, manifests, strict=True)]
-        if len(set(tokenizers)) > 1:
-            raise UserError(f"the sets name different tokenizers: {', '.join(map(repr, dict.fromkeys(tokenizers)))}")
         images = chain.from_iterable(map(packed_images, self.sets))
-        repack(self, dict(zip(self.sets, manifests, strict=True)), images, info, tokenizers[0])
+        repack(self, dict(zip(self.sets, manifests, strict=True)), images, info)

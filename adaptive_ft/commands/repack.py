@@ -1,7 +1,6 @@
 """What merge and reshard have in common: samples of finished shard sets go into a new one."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,13 +26,11 @@ def repack(
     sets: Mapping[Path, Manifest],
     images: Iterable[PackedImage],
     info: ShardInfo,
-    tokenizer: str | None,
 ) -> None:
     """Write `images` of `sets` to a new set as `options` say, go on where an interrupted run stopped, and tell.
 
     Raises UserError for damage, and for images or questions that are in two sets.
     """
-    info = replace(info, tokenizer=tokenizer)
     files = (file for folder, manifest in sets.items() for file in files_of(folder, manifest))
     plan = shard_plan({"sets": files}, info, images_per_shard=options.images_per_shard)
     with tqdm(total=sum(manifest.images for manifest in sets.values()), unit="image", desc="shards") as bar:

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from adaptive_ft.commands.repack import repack
 from adaptive_ft.data.format.manifest import Manifest
-from adaptive_ft.data.sources.packed import info_of, moved, packed_images
+from adaptive_ft.data.sources.packed import info_of, packed_images
 from adaptive_ft.data.writing.shards import IMAGES_PER_SHARD
 from adaptive_ft.data.writing.unfinished import check_free
 
@@ -33,6 +33,5 @@ class Command:
         """Copy, and say what was written."""
         check_free(self.output)
         manifest = Manifest.load(self.source)
-        info = info_of(manifest, feature_dtype=self.feature_dtype or manifest.feature_dtype)
-        tokenizer = moved(manifest.tokenizer, self.source, self.output)
-        repack(self, {self.source: manifest}, packed_images(self.source), info, tokenizer)
+        info = info_of(self.source, manifest, feature_dtype=self.feature_dtype or manifest.feature_dtype)
+        repack(self, {self.source: manifest}, packed_images(self.source), info)

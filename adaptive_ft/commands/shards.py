@@ -1,7 +1,6 @@
 """adaptive-ft shards: questions with region features, or labelled pictures, become tar shards with a manifest."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from adaptive_ft.commands.picture_shards import picture_set
 from adaptive_ft.data.answers import build_answer_table, count_outside, process_answer
 from adaptive_ft.data.format.manifest import Manifest, ShardInfo
+from adaptive_ft.data.format.tokenizer_files import tokenizer_hashes
 from adaptive_ft.data.reading.overlap import count_shared
 from adaptive_ft.data.records import PendingImage
 from adaptive_ft.data.sources.features import FeatureReader, list_features
@@ -33,6 +33,7 @@ from adaptive_ft.models.bases.reading import may_be_hub_id
 
 # The usual cut for VQA v2: answers given to at least nine training questions.
 MIN_ANSWER_COUNT = 9
+TOKENIZER = "bert-base-uncased"  # read by LXMERT and VL-BERT
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Command:
     min_answer_count questions, or the labels of the pictures, sorted.
     """
     min_answer_count: int = MIN_ANSWER_COUNT
-    tokenizer: str = "bert-base-uncased"
-    """Hub id, or folder made by `adaptive-ft tokenizer`."""
+    tokenizer: str | None = None
+    """Hub id, or folder made by `adaptive-ft tokenizer`, which is copied; default: bert-base-uncased."""
     feature_extractor: str = "bottom-up-attention-faster-rcnn-resnet101-vg"
     """Recorded in the manifest; training refuses to mix extractors."""
     feature_dtype: Literal["float16", "float32"] = "float16"
@@ -102,13 +103,12 @@ class Command:
         print(f"{self.output}: {manifest.images} pictures, {len(manifest.shards)} shards, {classes_told}")
 
     def _run_on_questions(self) -> None:
-        if self.like is None and not Path(self.tokenizer).is_dir() and not may_be_hub_id(self.tokenizer):
-            raise UserError(f"--tokenizer '{self.tokenizer}' is no folder, and it cannot be a hub id.")
+        tokenizer = self._tokenizer()
         questions = self.source.read()
         if self.like is not None:
             _compare(self.like, self.split, questions)
         images, join, read = self._images(questions)
-        info = self._info(questions)
+        info = self._info(questions, tokenizer)
         manifest = self._write(images, read, info, len(questions), self._plan(info))
         print(
             f"{self.output}: {manifest.images} images, {manifest.questions} questions, {len(manifest.shards)} shards, "
@@ -124,7 +124,7 @@ class Command:
                 f"left out: {join.images_without_questions} images without questions, "
                 f"{join.questions_without_regions} questions without features"
             )
-        print(_told(manifest.tokenizer, self.output))
+        print(_told(tokenizer))
 
     def _images(self, questions: QuestionsByImage) -> tuple[Iterable[PendingImage], "Join[UnreadImage] | None", Read]:
         """The images asked about, what knows how they were joined, and what reads them."""
@@ -159,31 +159,43 @@ class Command:
             print(f"left out as bad: {bad.left_out} images, named above")
         return manifest
 
-    def _info(self, questions: QuestionsByImage) -> ShardInfo:
-        table, tokenizer = self._table_and_tokenizer(questions)
+    def _info(self, questions: QuestionsByImage, tokenizer: str | Path | None) -> ShardInfo:
         return ShardInfo(
             split=self.split,
             domain="real",
             feature_extractor=self.feature_extractor if self.features else "none",
-            answer_table=table,
+            answer_table=self._table(questions),
             tokenizer=tokenizer,
             feature_dtype=self.feature_dtype,
             answered=any_answer(questions),
         )
 
-    def _table_and_tokenizer(self, questions: QuestionsByImage) -> tuple[list[str], str | None]:
+    def _table(self, questions: QuestionsByImage) -> list[str]:
         if self.like is not None:
-            manifest = Manifest.load(self.like)
-            return list(manifest.answer_table), _seen_from(self.output, self.like, manifest.tokenizer)
+            return list(Manifest.load(self.like).answer_table)
         if self.answers is not None:
-            return _written(_read_table(self.answers)), _seen_from(self.output, Path(), self.tokenizer)
+            return _written(_read_table(self.answers))
         everyone = (question for asked in questions.values() for question in asked)
         table = build_answer_table(everyone, min_count=self.min_answer_count)
         if any_answer(questions) and not table:
             raise UserError(
                 f"No answer occurs {self.min_answer_count} times: lower --min_answer_count or give --answers or --like."
             )
-        return table, _seen_from(self.output, Path(), self.tokenizer)
+        return table
+
+    def _tokenizer(self) -> str | Path | None:
+        """A folder, or a hub id."""
+        if self.like is not None:
+            if self.tokenizer is not None:
+                raise UserError("--like takes the tokenizer of those shards: leave --tokenizer out.")
+            return Manifest.load(self.like).tokenizer_from(self.like)
+        name = self.tokenizer or TOKENIZER
+        if Path(name).is_dir():
+            tokenizer_hashes(Path(name))
+            return Path(name)
+        if not may_be_hub_id(name):
+            raise UserError(f"--tokenizer '{name}' is no folder, and it cannot be a hub id.")
+        return name
 
 
 def _compare(like: Path, split: str, questions: QuestionsByImage) -> None:
@@ -197,20 +209,13 @@ def _compare(like: Path, split: str, questions: QuestionsByImage) -> None:
     print(f"in common with '{like}': {images} images, {shared} questions")
 
 
-def _told(tokenizer: str | None, output: Path) -> str:
+def _told(tokenizer: str | Path | None) -> str:
     """Which tokenizer was recorded, and as what: a misspelt folder would pass for a hub id."""
     if tokenizer is None:
         return "tokenizer: none recorded"
-    if (output / tokenizer).is_dir():
-        return f"tokenizer: the folder '{os.path.normpath(output / tokenizer)}'"
+    if isinstance(tokenizer, Path):
+        return f"tokenizer: that of the folder '{tokenizer}', copied beside the shards"
     return f"tokenizer: '{tokenizer}', taken for a hub id, as there is no such folder"
-
-
-def _seen_from(output: Path, start: Path, tokenizer: str | None) -> str | None:
-    """A tokenizer folder named relative to `start`, renamed relative to `output`; a hub id stays as it is."""
-    if tokenizer is None or not (start / tokenizer).is_dir():
-        return tokenizer
-    return os.path.relpath(start / tokenizer, output)
 
 
 def _read_table(path: Path) -> list[str]:

@@ -21,15 +21,20 @@ def load_tokenizer(wanted: str | None, model: ModelConfig, shards: ShardSet) -> 
     name = wanted
     if name is None and model.name is not None and _brings_tokenizer(model.name):
         name = model.name
-    if name is None and shards.manifest.tokenizer is not None:
-        beside = shards.folder / shards.manifest.tokenizer
-        name = str(beside) if beside.is_dir() else shards.manifest.tokenizer
-    if name is None:
+    if name is not None:
+        return read_tokenizer(name)
+    named = shards.manifest.tokenizer_from(shards.folder)
+    if named is None:
         raise UserError(
             f"Neither the base model nor the shards in '{shards.address}' name a tokenizer: give one with"
             " --data.tokenizer (a folder or a hub id)."
         )
-    return read_tokenizer(name)
+    try:
+        return read_tokenizer(named)
+    except UserError as error:
+        raise UserError(
+            f"{error} The shards in '{shards.address}' name it; give another one with --data.tokenizer."
+        ) from error
 
 
 def read_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -5,10 +5,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, cast
 
+from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
@@ -25,16 +26,16 @@ QUESTIONS, LABELLED_PICTURES = CONTENTS = ("questions", "labelled pictures")
 class ShardInfo:
     """What the writer of a shard set has to say about it.
 
-    `feature_dtype` is how features are stored: "float16" or "float32". `tokenizer` is a hub id or a folder
-    relative to the shard folder. `answered=False` declares a split without public answers. `content` is what an
-    example is: a question, or a picture with one label of the answer table.
+    `feature_dtype` is how features are stored: "float16" or "float32". `tokenizer` is a hub id, or a folder
+    whose tokenizer is copied into the set. `answered=False` declares a split without public answers. `content` is
+    what an example is: a question, or a picture with one label of the answer table.
     """
 
     split: str
     domain: str
     feature_extractor: str
     answer_table: Sequence[str]
-    tokenizer: str | None = None
+    tokenizer: str | Path | None = None
     feature_dtype: str = "float16"
     box_convention: str = BOX_CONVENTION
     answered: bool = True
@@ -89,10 +90,16 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     content: str = QUESTIONS
     """Sets written before there were labelled pictures do not tell it."""
+    tokenizer_files: Mapping[str, str] = field(default_factory=dict)
+    """Where the tokenizer travels with the set: its files in the folder `tokenizer`, and their SHA-256."""
 
     def save(self, folder: Path) -> None:
         """Write folder/manifest.json in one step: a reader sees the whole file or none."""
         write_whole(folder / MANIFEST_NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    def tokenizer_from(self, folder: Path) -> str | Path | None:
+        """The tokenizer of the set in `folder`: the folder it lies in, a hub id, or None."""
+        return folder / TOKENIZER if self.tokenizer_files else self.tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -135,11 +142,12 @@ class Manifest:
             if total != listed:
                 raise UserError(f"{path} says {total} {name}, its shards sum up to {listed}; it was edited")
         files = [name for shard in self.shards for name in (shard.file, shard.index_file)]
+        files += self.tokenizer_files
         seen = Counter(files)
         for name in files:
             # They become parts of paths and, behind an address, of commands.
             if not _FILE_NAME.fullmatch(name) or seen[name] > 1:
-                raise UserError(f"{path}: '{name}' is no name of a shard, or stands there twice; it was edited")
+                raise UserError(f"{path}: '{name}' is no name of a file, or stands there twice; it was edited")
         if self.content not in CONTENTS:
             raise UserError(f"{path}: content '{self.content}' is unknown; it was edited")
         if self.feature_dtype not in FEATURE_DTYPES or self.box_convention != BOX_CONVENTION:
@@ -161,12 +169,12 @@ def answer_table_hash(answers: Sequence[str]) -> str:
 
 
 def _require_keys(kind: type[Manifest] | type[ShardEntry], content: Mapping[str, Any], place: str) -> None:
-    expected = {field.name for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    expected = {each.name for each in fields(kind)}
+    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
     missing, unknown = sorted(needed - set(content)), sorted(set(content) - expected)
     if missing or unknown:
         raise UserError(f"{place} does not match: missing keys {missing}, unknown keys {unknown}")
-    for field in fields(kind):
-        value, wanted = content.get(field.name), cast(Any, field.type)
-        if field.name in content and wanted in _PLAIN and not isinstance(value, wanted):
-            raise UserError(f"{place}: '{field.name}' is {value!r}; it was edited, write the shards again")
+    for each in fields(kind):
+        value, wanted = content.get(each.name), cast(Any, each.type)
+        if each.name in content and wanted in _PLAIN and not isinstance(value, wanted):
+            raise UserError(f"{place}: '{each.name}' is {value!r}; it was edited, write the shards again")

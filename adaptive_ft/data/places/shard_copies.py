@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from adaptive_ft.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from adaptive_ft.data.format.shard_index import load_index
+from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.data.places.remote import RemoteFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -93,11 +94,10 @@ class ShardCopies:
 
 
 def fetch_set(remote: RemoteFolder, cache: Path) -> tuple[Path, Manifest, list[NDArray[np.void]]]:
-    """Manifest and indexes of a set from elsewhere, each read once, and the folder they lie in: below
-    `cache`, and named after the manifest's hash.
+    """Manifest, indexes and tokenizer of a set from elsewhere, each read once, in a folder below `cache`.
 
-    A set that was written anew gets another folder. Raises UserError for whatever cannot be fetched, and for a cache
-    that another user owns.
+    It is named after the manifest's hash: a set that was written anew gets another folder. Raises UserError for
+    whatever cannot be fetched, and for a cache that another user owns.
     """
     content = remote.read_manifest()
     folder = cache / hashlib.sha256(content).hexdigest()[:16]
@@ -111,6 +111,7 @@ def fetch_set(remote: RemoteFolder, cache: Path) -> tuple[Path, Manifest, list[N
             manifest = Manifest.load(folder)
             with ThreadPoolExecutor(8, thread_name_prefix="index-copy") as threads:
                 indexes = list(threads.map(lambda entry: _fetch_index(remote, folder, entry), manifest.shards))
+                list(threads.map(lambda file: _fetch_words(remote, folder, *file), manifest.tokenizer_files.items()))
     except OSError as error:
         raise UserError(
             f"the folder for copies '{folder}' cannot be used ({error.strerror}); name another with --data.cache"
@@ -123,6 +124,13 @@ def _fetch_index(remote: RemoteFolder, folder: Path, entry: ShardEntry) -> NDArr
         return load_index(folder, entry)
     remote.copy(entry.index_file, folder / entry.index_file, None, entry.index_sha256, threading.Event())
     return load_index(folder, entry)
+
+
+def _fetch_words(remote: RemoteFolder, folder: Path, name: str, sha256: str) -> None:
+    """Copy a file of the tokenizer."""
+    path = folder / TOKENIZER / name
+    path.parent.mkdir(exist_ok=True)
+    remote.copy(f"{TOKENIZER}/{name}", path, None, sha256, threading.Event())
 
 
 @contextmanager

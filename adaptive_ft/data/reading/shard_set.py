@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardEntry
 from adaptive_ft.data.format.shard_index import MEMBERS, load_index
 from adaptive_ft.data.format.shard_scan import check_shard
+from adaptive_ft.data.format.tokenizer_files import check_tokenizer
 from adaptive_ft.data.pixels import Framing
 from adaptive_ft.data.places.copied_files import CopiedFiles
 from adaptive_ft.data.places.remote import RemoteFolder
@@ -83,6 +84,7 @@ class ShardSet:
 
     @classmethod
     def _opened(cls, folder: Path, manifest: Manifest, indexes: Sequence[NDArray[np.void]], files: ShardFiles) -> Self:
+        check_tokenizer(folder, manifest.tokenizer_files)
         index_I = np.concatenate(indexes)
         _check_box_counts(folder, manifest, index_I)
         starts_S = np.cumsum([0] + [entry.images for entry in manifest.shards], dtype=np.int64)[:-1]

@@ -4,7 +4,6 @@ Every member is compared with its hash as it is read. The numbers of features an
 and so are pictures; only the descriptions are parsed.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +80,10 @@ class PackedReader:
         return PackedReader, ()
 
 
-def info_of(manifest: Manifest, **changes: Any) -> ShardInfo:
-    """What the manifest of a set says about it, for a set of the same samples."""
+def info_of(folder: Path, manifest: Manifest, **changes: Any) -> ShardInfo:
+    """What the manifest of the set in `folder` says about it, for a set of the same samples."""
     known = {name: getattr(manifest, name) for name in ShardInfo.__dataclass_fields__}
+    known["tokenizer"] = manifest.tokenizer_from(folder)
     return ShardInfo(**{**known, **changes})
 
 
@@ -96,7 +96,7 @@ def info_of_merged(folders: Sequence[Path], manifests: Sequence[Manifest], split
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         for name in (
             *("content", "domain", "answered", "feature_extractor", "feature_dim", "feature_dtype", "box_convention"),
-            "answer_table",
+            *("answer_table", "tokenizer", "tokenizer_files"),
         ):
             one, other = getattr(first, name), getattr(manifest, name)
             if one != other:
@@ -107,14 +107,7 @@ def info_of_merged(folders: Sequence[Path], manifests: Sequence[Manifest], split
                 f"'{folders[0]}' is of the split '{first.split}' and '{folder}' of '{manifest.split}'; name the split "
                 "of the merged set with --split"
             )
-    return info_of(first, split=split or first.split)
-
-
-def moved(tokenizer: str | None, folder: Path, output: Path) -> str | None:
-    """The tokenizer of the set in `folder` as the one in `output` names it: a folder is named as seen from there."""
-    if tokenizer is None or not (folder / tokenizer).is_dir():
-        return tokenizer
-    return os.path.relpath(folder / tokenizer, output)
+    return info_of(folders[0], first, split=split or first.split)
 
 
 def files_of(folder: Path, manifest: Manifest) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from adaptive_ft.data.world.attributes import MAX_OBJECTS
 from adaptive_ft.errors import UserError
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """Counted up whenever the same config gives another world."""
 
 IMAGE_ID_SPACE = 1_000_000

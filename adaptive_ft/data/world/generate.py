@@ -60,8 +60,8 @@ def generate_world(folder: Path, config: WorldConfig, progress: Progress = no_pr
     if holds_world(folder, description):
         return {split.name: Manifest.load(folder / split.name) for split in SPLITS}
     unfinished = begin_beside(folder, WORLD_FILES)
-    manifests = {split.name: _write_split(unfinished, config, split, progress) for split in SPLITS}
     write_tokenizer(unfinished / TOKENIZER_FOLDER)
+    manifests = {split.name: _write_split(unfinished, config, split, progress) for split in SPLITS}
     (unfinished / WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(folder)
     return manifests
@@ -123,7 +123,7 @@ def _write_split(world: Path, config: WorldConfig, split: Split, progress: Progr
         domain=split.domain,
         feature_extractor=EXTRACTOR,
         answer_table=list(ANSWER_TABLE),
-        tokenizer=f"../../{TOKENIZER_FOLDER}",
+        tokenizer=world / TOKENIZER_FOLDER,
     )
     total = split.num_images(config)
 

@@ -18,6 +18,7 @@ import numpy as np
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES, MANIFEST_NAME, ShardEntry, ShardInfo
 from adaptive_ft.data.format.shard_index import load_index
 from adaptive_ft.data.format.shard_scan import check_shard
+from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.data.records import ImageRecord, PendingImage, told, validate_labelled_picture, validate_record
 from adaptive_ft.data.writing.shard_tar import ShardTar
 from adaptive_ft.errors import UserError
@@ -29,6 +30,7 @@ _WRITING = ".writing"
 SHARD_FILES = re.compile(
     rf"({SET_FOLDER}/|shard-\d+\{_WRITING}/)?shard-\d+\.(tar|index\.npy)"
     rf"|({SET_FOLDER}/)?({re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp)"
+    rf"|({SET_FOLDER}/)?{TOKENIZER}/[^/]+"
     rf"|(shard-\d+|plan)\.json|\.(shard-\d+|plan)\.json\.\d+\.tmp"
 )
 

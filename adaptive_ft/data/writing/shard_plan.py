@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_ft.data.format.manifest import FORMAT_VERSION, ShardInfo, answer_table_hash
+from adaptive_ft.data.format.tokenizer_files import tokenizer_hashes
 
 
 def shard_plan(files: Mapping[str, Iterable[Path]], info: ShardInfo, **options: object) -> dict[str, Any]:
@@ -19,6 +20,8 @@ def shard_plan(files: Mapping[str, Iterable[Path]], info: ShardInfo, **options: 
     """
     told = asdict(info)
     told["answer_table"] = answer_table_hash(info.answer_table)
+    if isinstance(info.tokenizer, Path):
+        told["tokenizer"] = tokenizer_hashes(info.tokenizer)
     return {
         "created_with": f"adaptive-ft {version('adaptive-ft')}, format {FORMAT_VERSION}",
         "set": told,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adaptive_ft.data.format.manifest import FORMAT_VERSION, Manifest, ShardEntry, ShardInfo, answer_table_hash
+from adaptive_ft.data.format.tokenizer_files import TOKENIZER, copy_tokenizer, tokenizer_hashes
 from adaptive_ft.data.records import ImageRecord, PendingImage, told
 from adaptive_ft.data.writing.bad_images import BadImages, StopAtBadImage
 from adaptive_ft.data.writing.shard_part import (
@@ -86,6 +87,8 @@ def write_shards(
         work = ShardWork(unfinished, info, read)
         cut = _cut(_told_apart(images), images_per_shard)
         manifest = _write_all(work, cut, how)
+        if isinstance(info.tokenizer, Path):
+            copy_tokenizer(info.tokenizer, unfinished / SET_FOLDER)
         manifest.save(unfinished / SET_FOLDER)
         flush(unfinished / SET_FOLDER)
         (unfinished / SET_FOLDER).replace(folder)
@@ -187,6 +190,7 @@ class _Gathered:
         return self._entries
 
     def manifest(self, info: ShardInfo) -> Manifest:
+        files = tokenizer_hashes(info.tokenizer) if isinstance(info.tokenizer, Path) else {}
         entries, whole = self._entries, [part for part in self._parts if part.entry is not None]
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -202,7 +206,8 @@ class _Gathered:
             min_boxes=min(part.min_boxes for part in whole),
             max_boxes=max(part.max_boxes for part in whole),
             box_convention=info.box_convention,
-            tokenizer=info.tokenizer,
+            tokenizer=TOKENIZER if files else cast(str | None, info.tokenizer),
+            tokenizer_files=files,
             answer_table_sha256=answer_table_hash(info.answer_table),
             answer_table=tuple(info.answer_table),
             shards=tuple(entries),

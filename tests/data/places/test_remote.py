@@ -82,7 +82,7 @@ def test_many_open_files_do_not_matter(tmp_path: Path) -> None:
 def test_a_manifest_names_files_of_its_own_folder_only(name: str, shard_folder: Path, tmp_path: Path) -> None:
     path = shard_folder / "manifest.json"
     path.write_text(path.read_text().replace('"shard-00001.index.npy"', json.dumps(name)))
-    with pytest.raises(UserError, match="is no name of a shard"):
+    with pytest.raises(UserError, match="is no name of a file"):
         ShardSet.open_remote(f"pipe:cat {shard_folder}/{{}}", tmp_path / "cache", ROOMY)
     assert not list(tmp_path.rglob("*pwned*"))
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from adaptive_ft.cli import run_command
-from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardInfo
+from adaptive_ft.data.format.manifest import LABELLED_PICTURES, ShardInfo
 from adaptive_ft.data.reading.shard_set import ShardSet, verify
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import ImageRecord, labelled_picture
+from adaptive_ft.data.tokenizer import train_words
 from adaptive_ft.data.writing.shards import write_shards
 from adaptive_ft.errors import UserError
 
@@ -20,14 +21,23 @@ PNG = b"\x89PNG\r\n\x1a\nnot decoded here"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer, and with weights that are no part of it."""
+    folder = tmp_path_factory.mktemp("words")
+    train_words(["is it red"]).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
 
 
 @pytest.fixture
-def halves(records: list[ImageRecord], info: ShardInfo, tmp_path: Path) -> list[str]:
-    """Three images in shards of 2, four in shards of 3; the tokenizer is a folder beside them."""
-    (tmp_path / "words").mkdir()
-    named = replace(info, tokenizer="../words")
+def halves(records: list[ImageRecord], info: ShardInfo, words: Path, tmp_path: Path) -> list[str]:
+    """Three images in shards of 2, four in shards of 3, each with the tokenizer."""
+    named = replace(info, tokenizer=words)
     write_shards(records[:3], tmp_path / "a", named, images_per_shard=2)
     write_shards(records[3:], tmp_path / "b", named, images_per_shard=3)
     return [str(tmp_path / "a"), str(tmp_path / "b")]
@@ -37,16 +47,18 @@ def test_sets_merged_and_cut_again_hold_the_same_examples(
     halves: list[str],
     records: list[ImageRecord],
     info: ShardInfo,
+    words: Path,
     tmp_path: Path,
 ) -> None:
     """Byte by byte what one writer makes of all the images, with one process or two."""
     whole = tmp_path / "whole"
-    write_shards(records, whole, replace(info, tokenizer="../words"), images_per_shard=4)
+    write_shards(records, whole, replace(info, tokenizer=words), images_per_shard=4)
     run_command(["merge", str(tmp_path / "one"), *halves, "--images_per_shard", "4", "--verify"])
     assert contents(tmp_path / "one") == contents(whole)
     run_command(["reshard", str(whole), str(tmp_path / "deep/two"), "--images_per_shard", "1", "--processes", "2"])
     assert len(verify(tmp_path / "deep/two").shards) == 7
-    assert Manifest.load(tmp_path / "deep/two").tokenizer == "../../words"  # as seen from there
+    assert "tokenizer/tokenizer.json" in contents(tmp_path / "deep/two")
+    assert "tokenizer/model.safetensors" not in contents(whole)
     (one,), (two,) = (EvalStream(ShardSet.open(tmp_path / name), batch_size=16) for name in ("whole", "deep/two"))
     assert one.questions == two.questions
     assert one.image_ids == two.image_ids
@@ -99,7 +111,7 @@ OTHERS: dict[str, tuple[dict[str, object], str]] = {
     "answers": ({"answer_table": ["red", "green"]}, r"answer_table differs: 2 and 2 answers, 'green' is in one alone"),
     "order": ({"answer_table": ["blue", "red"]}, "answer_table differs: the same answers in another order"),
     "split": ({"split": "val"}, r"of the split 'train' and '.*other' of 'val'; name the split .* --split"),
-    "tokenizer": ({"tokenizer": "bert-base-uncased"}, "different tokenizers: None, 'bert-base-uncased'"),
+    "tokenizer": ({"tokenizer": "bert-base-uncased"}, "their tokenizer differs: 'None' and 'bert-base-uncased'"),
 }
 
 
@@ -122,9 +134,10 @@ def test_features_of_other_sizes_and_doubled_ids_stay_apart(
     halves: list[str],
     make_image: Callable[..., ImageRecord],
     info: ShardInfo,
+    words: Path,
     tmp_path: Path,
 ) -> None:
-    named = replace(info, tokenizer="../words")
+    named = replace(info, tokenizer=words)
     write_shards([make_image(9, feature_dim=4)], tmp_path / "narrow", named)
     with pytest.raises(UserError, match="feature_dim differs: '5' and '4'"):
         run_command(["merge", str(tmp_path / "out"), *halves, str(tmp_path / "narrow")])

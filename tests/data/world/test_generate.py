@@ -56,8 +56,8 @@ def test_the_shards_are_valid_and_say_what_they_hold(written: Written) -> None:
         assert (manifest.feature_extractor, manifest.feature_dim) == (EXTRACTOR, FEATURE_DIM)
         assert manifest.min_boxes == manifest.max_boxes == written.config.num_regions
         assert manifest.answer_table == ANSWER_TABLE
-        assert manifest.tokenizer is not None
-        assert (folder / manifest.tokenizer / "tokenizer.json").is_file()
+        assert manifest.tokenizer_from(folder) == folder / "tokenizer"
+        assert "tokenizer.json" in manifest.tokenizer_files
 
 
 def test_records_are_valid_and_numbered_once(made: Made) -> None:
