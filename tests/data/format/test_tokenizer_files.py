@@ -70,10 +70,10 @@ def test_a_folder_without_a_tokenizer_is_refused(
 
 def test_an_interrupted_conversion_with_another_tokenizer_begins_anew(words: Path, info: ShardInfo) -> None:
     named = replace(info, tokenizer=words)
-    before = shard_plan([], named)
-    assert shard_plan([], named) == before
+    before = shard_plan({}, named)
+    assert shard_plan({}, named) == before
     train_words(["is it blue"]).save_pretrained(words)
-    assert shard_plan([], named) != before
+    assert shard_plan({}, named) != before
 
 
 def test_a_hub_id_stays_a_hub_id(make_image: Callable[..., ImageRecord], info: ShardInfo, tmp_path: Path) -> None:
