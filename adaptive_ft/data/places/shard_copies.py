@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adaptive_ft.data.format.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from adaptive_ft.data.format.shard_index import load_index
-from adaptive_ft.data.format.tokenizer_files import TOKENIZER
+from adaptive_ft.data.format.tokenizer_files import TOKENIZER, check_tokenizer
 from adaptive_ft.data.places.remote import RemoteFolder
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -111,7 +111,7 @@ def fetch_set(remote: RemoteFolder, cache: Path) -> tuple[Path, Manifest, list[N
             manifest = Manifest.load(folder)
             with ThreadPoolExecutor(8, thread_name_prefix="index-copy") as threads:
                 indexes = list(threads.map(lambda entry: _fetch_index(remote, folder, entry), manifest.shards))
-                list(threads.map(lambda file: _fetch_words(remote, folder, *file), manifest.tokenizer_files.items()))
+            _fetch_tokenizer(remote, folder, manifest.tokenizer_files)
     except OSError as error:
         raise UserError(
             f"the folder for copies '{folder}' cannot be used ({error.strerror}); name another with --data.cache"
@@ -126,11 +126,13 @@ def _fetch_index(remote: RemoteFolder, folder: Path, entry: ShardEntry) -> NDArr
     return load_index(folder, entry)
 
 
-def _fetch_words(remote: RemoteFolder, folder: Path, name: str, sha256: str) -> None:
-    """Copy a file of the tokenizer."""
-    path = folder / TOKENIZER / name
-    path.parent.mkdir(exist_ok=True)
-    remote.copy(f"{TOKENIZER}/{name}", path, None, sha256, threading.Event())
+def _fetch_tokenizer(remote: RemoteFolder, folder: Path, files: Mapping[str, str]) -> None:
+    with suppress(UserError):  # as in _fetch_index
+        check_tokenizer(folder, files)
+        return
+    (folder / TOKENIZER).mkdir(exist_ok=True)
+    for name, sha256 in files.items():
+        remote.copy(f"{TOKENIZER}/{name}", folder / TOKENIZER / name, None, sha256, threading.Event())
 
 
 @contextmanager
