@@ -66,6 +66,15 @@ class RunFolder:
         """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
         write_whole(self.config_file, dump_run_config(config), self.check)
 
+    @property
+    def diverged_file(self) -> Path:
+        """The questions of the update that diverged."""
+        return self.path / "diverged.json"
+
+    def write_diverged(self, found: dict[str, Any]) -> None:
+        """Write diverged.json."""
+        write_whole(self.diverged_file, json.dumps(found, indent=1), self.check)
+
     def give_back(self) -> None:
         """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
         if {path.name for path in self.path.iterdir()} <= OPENING and not any(self.plots.glob("*")):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
+from adaptive_ft.divergence import Divergence
 from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.living import alive
@@ -52,6 +53,7 @@ class Trainer:
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
+        self.divergence = Divergence(run)
         self.watch = Watchdog(run.ranks, run.config.rank_timeout)
         self.saved_at: int | None = None
         self.began = time.monotonic()
@@ -68,7 +70,7 @@ class Trainer:
                 resumed_at = self._resume()
                 summary = self._finished() or self._run_to_the_end(resumed_at)
         except GatesDiverged:
-            self._stop_diverged(self.engine.diverged_at() or self.engine.updates)
+            self.divergence.stop()
         finally:
             self.run.train.close()
             if self.recorder:
@@ -139,7 +141,7 @@ class Trainer:
         is_save = self.config.save_steps is not None and update % self.config.save_steps == 0
         if not (is_interval or ends_epoch or is_save):
             return
-        self._check_diverged()
+        self.divergence.look()
         if is_interval:
             progress.tell(self._record_window(rates))
         if ends_epoch:
@@ -154,7 +156,7 @@ class Trainer:
         if asked is None:
             return
         if self.saved_at != update:
-            self._check_diverged()
+            self.divergence.look()
             self._save(best=False)
         if self.recorder:
             self.recorder.close()
@@ -165,23 +167,13 @@ class Trainer:
         self.ranks.barrier()
         raise StoppedOnRequest
 
-    def _check_diverged(self) -> None:
-        diverged_at = self.engine.diverged_at()
-        if diverged_at is not None:
-            self._stop_diverged(diverged_at)
-
-    def _stop_diverged(self, update: int) -> NoReturn:
-        self.ranks.stop(
-            f"The training diverged at update {update}: its loss or gradients are no finite numbers. Lower"
-            f" --optim.learning_rate (now {self.config.optim.learning_rate}), warm up longer (--optim.warmup_ratio) or"
-            " clip harder (--optim.max_grad_norm)."
-        )
-
     def _forward_backward(self, raw: RawBatch) -> None:
+        self.divergence.feed(raw)
         batch = self.task.collate(self.task.augment(raw)).to(self.ranks.device, self.engine.dtype)
         outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)
+        self.divergence.loss(answer_loss)
         num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
         # What was left out as damaged has no say in the policy losses either.
         gates_BD = outputs.gates if num_valid in (0, len(batch)) else outputs.gates[batch.valid_B]

@@ -34,6 +34,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("evaluation", "saving", "same_run"),
     ("recorder", "exporting"),
+    ("divergence",),
     ("trainer",),
     ("embedded",),
     ("commands",),

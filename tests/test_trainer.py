@@ -120,21 +120,33 @@ def test_divergence_is_one_sentence_and_leaves_no_checkpoint(strategy: str, fit:
         "--save_steps",
         "3",
     )
-    with pytest.raises(UserError, match=r"diverged at update [123]: .* Lower --optim.learning_rate \(now 1e\+30\)"):
+    with pytest.raises(
+        UserError, match=r"diverged at update [123]: .* lower --optim.learning_rate \(now 1e\+30\)"
+    ) as told:
         fit("diverged", "--strategy", strategy, *words)
+    found = json.loads((tmp_path / "diverged/diverged.json").read_text())
+    assert f"at update {found['update']}: " in str(told.value)
+    ((batch,),) = (rank["micro_batches"] for rank in found["ranks"])
+    assert len(batch["question_ids"]) == 4
     assert not list((tmp_path / "diverged").glob("checkpoints/*"))
     assert all(math.isfinite(value) for value in lines(RunFolder(tmp_path / "diverged"), "val/score").values())
 
 
 @pytest.mark.launch
-def test_two_ranks_that_diverge_tell_it_once(launch: Launch, tiny: Callable[..., list[str]], repository: Path) -> None:
-    """Both come to the same end, one of them says why; exit code 2 and no traceback."""
+def test_two_ranks_that_diverge_tell_it_once(
+    launch: Launch, tiny: Callable[..., list[str]], repository: Path, workplace: Path
+) -> None:
+    """Both come to the same end, one of them says why; exit code 2 and no traceback; the questions of both are kept."""
     program = ("deepspeed", "--num_gpus", "2", "--master_port", free_port(), repository / "train.py")
     done = launch(*map(str, program), *tiny("diverged", "--optim.learning_rate", "1e30", "--max_steps", "9"))
     assert done.returncode == 2, done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "frame #" not in done.stderr, "no rank looks for one that has gone"
+    found = json.loads((workplace / "runs/diverged/diverged.json").read_text())
+    assert [rank["rank"] for rank in found["ranks"]] == [0, 1]
+    fed = [number for rank in found["ranks"] for batch in rank["micro_batches"] for number in batch["question_ids"]]
+    assert len(set(fed)) == 8, "4 questions of each rank, none twice"
 
 
 def test_the_trackers_of_a_run_that_fails_are_closed(
