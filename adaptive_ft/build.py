@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.checks import check_answered, check_export, check_options, check_same_data
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.reading.choice import bad_samples, open_shards
+from adaptive_ft.data.reading.choice import bad_samples, open_train_and_val
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream, TrainStream
 from adaptive_ft.engine.checkpoint import LATEST
@@ -146,7 +146,7 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
     )
     source = Path(config.ds_config)
     ds_config = fill_ds_config(read_ds_config(source), numbers, source)
-    train_shards, val_shards = (open_shards(name, config.data) for name in (config.data.train, config.data.val))
+    train_shards, val_shards = open_train_and_val(config.data)
     for shards in (train_shards, val_shards):
         check_answered(shards)
     check_same_data(train_shards, val_shards)

@@ -21,7 +21,7 @@ from adaptive_ft.build import build, choose_kernels
 from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.format.manifest import Manifest
-from adaptive_ft.data.reading.choice import open_shards
+from adaptive_ft.data.reading.choice import open_train_and_val
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.data.world.generate import Progress, generate_world
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
@@ -63,7 +63,7 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
     ranks.together(lambda: choose_kernels(config, ranks.device.type))
     _generate(config, ranks)
     if needs_base:
-        ranks.together(lambda: [open_shards(shards, config.data) for shards in (config.data.train, config.data.val)])
+        ranks.together(lambda: open_train_and_val(config.data))
         pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
         _generate(pretraining, ranks)
         Trainer(build(pretraining, ranks)).fit()

@@ -134,7 +134,17 @@ def no_run(workplace: Path) -> Any:
 def test_damaged_shards(damage: Callable[[Path], None], shards: Path, tiny: Tiny, ranks: Ranks) -> None:
     """Each damage is found when the shards are opened, and named with file, expected and found."""
     damage(shards)
-    assert re.search(DAMAGES[damage], refused(tiny, ranks, "--data.train", str(shards)))
+    assert re.search(DAMAGES[damage], refused(tiny, ranks, "--data.train", str(shards), "--data.on_bad", "fail"))
+
+
+@pytest.mark.usefixtures("no_run")
+def test_a_shard_that_lost_more_than_may_be_skipped(shards: Path, tiny: Tiny, ranks: Ranks) -> None:
+    """Known before training, from the index."""
+    os.truncate(shards / "shard-00000.tar", 1024)
+    told = refused(tiny, ranks, "--data.train", str(shards), "--data.on_bad", "skip")
+    assert re.fullmatch(
+        r"\d+ of 122 examples are damaged, and --data\.max_bad_share 0\.001 allows no more than 0 .*", told
+    )
 
 
 @pytest.mark.usefixtures("no_run")

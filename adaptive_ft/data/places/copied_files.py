@@ -35,6 +35,10 @@ class CopiedFiles:
         """The copy, and where it comes from."""
         return f"{self._copies.path(shard)} (a copy of '{self._copies.origin(shard)}')"
 
+    def size(self, shard: int) -> int:
+        """That of the manifest: a copy that is shorter is none."""
+        return self._copies.size(shard)
+
     def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
         """Fill `views` from the copy, which is made now if it is not there."""
         return self._files.read_into(views, shard, offset)

@@ -40,6 +40,10 @@ class ShardCopies:
         """Where the copy lies, or will lie."""
         return self._folder / self._entries[shard].file
 
+    def size(self, shard: int) -> int:
+        """Bytes of a whole copy."""
+        return self._entries[shard].bytes
+
     def origin(self, shard: int) -> str:
         """The address it is copied from."""
         return self.remote.url(self._entries[shard].file)

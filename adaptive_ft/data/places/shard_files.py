@@ -28,6 +28,9 @@ class ShardFiles(Protocol):
     def name(self, shard: int) -> str:
         """How messages call a shard."""
 
+    def size(self, shard: int) -> int:
+        """Bytes of a shard as it is read, which are fewer than the manifest says where it was cut."""
+
     def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
         """Fill `views` one after the other with a shard's bytes from `offset` on; the number of bytes that were there.
 
@@ -69,6 +72,10 @@ class LocalFiles:
     def name(self, shard: int) -> str:
         """The path."""
         return str(self._paths[shard])
+
+    def size(self, shard: int) -> int:
+        """That of the file."""
+        return self._paths[shard].stat().st_size
 
     def read_into(self, views: Sequence[memoryview], shard: int, offset: int) -> int:
         """Fill `views` from the file."""

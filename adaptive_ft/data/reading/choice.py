@@ -1,6 +1,7 @@
 """Which shards a run reads, and how: the data section of its config."""
 
 import getpass
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Literal
 
 from adaptive_ft.data.places.remote import is_remote
 from adaptive_ft.data.reading.bad_samples import BadSamples, SkipBad, StopAtBad
-from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.reading.shard_set import OnCut, ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.data.records import Question
 from adaptive_ft.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 1024
 
@@ -32,7 +35,7 @@ class DataConfig:
     readers: int = 1
     """Threads per rank that read batches ahead, two each and at least four in all; 0 reads in the training's own."""
     on_bad: Literal["skip", "fail"] = "skip"
-    """What training does about a damaged sample; an evaluation always fails, as does a shard missing or cut short."""
+    """What training does about a damaged sample, or one cut off; an evaluation, or a missing shard, always fails."""
     max_bad_share: float = 0.001
     """Share of the examples that may be left out as damaged before training fails."""
     cache: str | None = None
@@ -42,27 +45,34 @@ class DataConfig:
     """Room for copies of one shard set, in 10^9 bytes; it must hold the 32 shards that are planned at a time."""
 
 
-def open_shards(address: str, config: DataConfig) -> ShardSet:
-    """The shard set in a folder or behind an address, blind when the config says so.
+def open_train_and_val(config: DataConfig) -> tuple[ShardSet, ShardSet]:
+    """The shard sets to train and to evaluate on, blind when the config says so.
+
+    A training shard that was cut short is warned of where damaged samples are skipped; `bad_samples` counts its loss.
 
     Raises:
-        UserError: none named, missing or damaged shards, or a manifest that does not match them.
+        UserError: none named, missing or damaged shards, a manifest that does not match them, or a greater loss than
+            may be skipped.
     """
-    if not address:
+    if not (config.train and config.val):
         raise UserError("No shards are named: give the folders with --data.train and --data.val.")
-    shards = open_set(address, config)
-    return shards.with_blind() if config.blind else shards
+    train = open_set(config.train, config, logger.warning if config.on_bad == "skip" else None)
+    val = open_set(config.val, config)
+    if config.blind:
+        train, val = train.with_blind(), val.with_blind()
+    bad_samples(config, train)
+    return train, val
 
 
-def open_set(address: str, config: DataConfig) -> ShardSet:
-    """The shard set in a folder or behind an address, with all that it holds.
+def open_set(address: str, config: DataConfig, on_cut: OnCut | None = None) -> ShardSet:
+    """The shard set in a folder or behind an address, with all that it holds; for `on_cut` see `ShardSet.open`.
 
     Raises UserError for missing or damaged shards, or a manifest that does not match them.
     """
     if is_remote(address):
         cache = config.cache or f"{tempfile.gettempdir()}/adaptive-ft-shards-{_user()}"
         return ShardSet.open_remote(address, Path(cache), int(config.cache_gb * 1e9))
-    return ShardSet.open(Path(address))
+    return ShardSet.open(Path(address), on_cut)
 
 
 def _user() -> str:
@@ -74,11 +84,15 @@ def _user() -> str:
 
 
 def bad_samples(config: DataConfig, shards: ShardSet) -> BadSamples:
-    """What training on `shards` does about damaged samples.
+    """What training on `shards` does about damaged samples; those of shards that were cut short are counted already.
 
-    Raises UserError for a share that is none.
+    Raises UserError for a share that is none, and where shards have lost more examples than that.
     """
-    return StopAtBad() if config.on_bad == "fail" else SkipBad(config.max_bad_share, shards.num_examples)
+    if config.on_bad == "fail":
+        return StopAtBad()
+    bad = SkipBad(config.max_bad_share, shards.num_examples)
+    bad.add(shards.cut_off())
+    return bad
 
 
 def all_questions(shards: ShardSet) -> list[Question]:

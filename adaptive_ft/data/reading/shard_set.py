@@ -28,6 +28,9 @@ from adaptive_ft.data.places.shard_files import LocalFiles, ShardFiles
 from adaptive_ft.data.reading.order import MOST_PLANNED
 from adaptive_ft.errors import UserError
 
+OnCut = Callable[[str], None]
+"""Is told, in a sentence, of a shard that was cut short; raises if that is not to be."""
+
 BLIND_FEATURE_DIM = 16  # nothing but zeros goes in, so the smallest projection that is still a matrix will do
 
 
@@ -58,15 +61,17 @@ class ShardSet:
     first_example_I: NDArray[np.int64]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, on_cut: OnCut | None = None) -> Self:
         """Open `folder` after the cheap checks: manifest, presence and size of every shard, indexes.
 
-        Raises UserError naming the file, what was expected and what was found. `verify` reads every byte.
+        A shard that is shorter than the manifest says is told to `on_cut`, if there is one, and its lost samples are
+        damaged when they are read. Raises UserError naming the file, what was expected and what was found. `verify`
+        reads every byte.
         """
         manifest = Manifest.load(folder)
         indexes = [load_index(folder, entry) for entry in manifest.shards]
         for entry, index_I in zip(manifest.shards, indexes, strict=True):
-            _check_presence(folder, entry, index_I)
+            _check_presence(folder, entry, index_I, on_cut or _refuse)
         return cls._opened(folder, manifest, indexes, LocalFiles(folder, manifest))
 
     @classmethod
@@ -148,6 +153,13 @@ class ShardSet:
         """Questions in each shard, in order."""
         return [entry.questions for entry in self.manifest.shards]
 
+    def cut_off(self) -> list[int]:
+        """The numbers of the examples of which a part lies behind the end of its shard, which was cut."""
+        images = [entry.images for entry in self.manifest.shards]
+        ends_of_shards_I = np.repeat([self.files.size(shard) for shard in range(len(images))], images)
+        lost_I = _ends(self.index_I) > ends_of_shards_I
+        return np.flatnonzero(np.repeat(lost_I, self.index_I["num_questions"])).tolist()
+
     def locate(self, example: int) -> Place:
         """Where example number `example` lies."""
         # bisect on lists: numpy's searchsorted takes ten times as long for a single number.
@@ -228,21 +240,24 @@ def _check_room(address: str, manifest: Manifest, room: int) -> None:
         )
 
 
-def _check_presence(folder: Path, entry: ShardEntry, index_I: NDArray[np.void]) -> None:
+def _refuse(sentence: str) -> None:
+    raise UserError(f"{sentence} Copy it again.")
+
+
+def _check_presence(folder: Path, entry: ShardEntry, index_I: NDArray[np.void], on_cut: OnCut) -> None:
     path = folder / entry.file
     if not path.is_file():
         raise UserError(f"shard {path} is missing, the manifest lists it; copy it again or write the shards again")
     found = path.stat().st_size
     if found == entry.bytes:
         return
-    ends_I = np.max([index_I[f"{kind}_offset"] + index_I[f"{kind}_size"] for kind in MEMBERS], axis=0)
-    lost_I = np.flatnonzero(ends_I > found)
-    raise UserError(
-        f"shard {path} has {found} bytes, the manifest says {entry.bytes}: it was cut or replaced."
-        + (
-            f" {len(lost_I)} of its {len(ends_I)} samples are cut off, the first is number {lost_I[0]}."
-            if len(lost_I)
-            else ""
-        )
-        + " Copy it again."
-    )
+    sentence = f"shard {path} has {found} bytes, the manifest says {entry.bytes}: it was cut or replaced."
+    lost_I = np.flatnonzero(_ends(index_I) > found)
+    if len(lost_I):
+        sentence += f" {len(lost_I)} of its {len(index_I)} samples are cut off, the first is number {lost_I[0]}."
+    (on_cut if found < entry.bytes else _refuse)(sentence)
+
+
+def _ends(index_I: NDArray[np.void]) -> NDArray[np.int64]:
+    """Where the last member of each image ends in its shard."""
+    return np.max([index_I[f"{kind}_offset"] + index_I[f"{kind}_size"] for kind in MEMBERS], axis=0)

@@ -12,7 +12,7 @@ import pytest
 
 from adaptive_ft.data.places import remote
 from adaptive_ft.data.places.remote import RemoteFolder, is_remote
-from adaptive_ft.data.reading.choice import DataConfig, open_shards
+from adaptive_ft.data.reading.choice import DataConfig, open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.errors import UserError
@@ -27,7 +27,7 @@ def test_the_batches_are_those_of_the_folder(
     way: str, options: dict[str, int], server: Server, shard_folder: Path, tmp_path: Path
 ) -> None:
     address = server.address if way == "http" else f"pipe:cat {shard_folder}/{{}}"
-    shards = open_shards(address, DataConfig(cache=str(tmp_path / "cache")))
+    shards = open_set(address, DataConfig(cache=str(tmp_path / "cache")))
     local = ShardSet.open(shard_folder)
     assert shards.fingerprint == local.fingerprint
     assert_same(trained(shards, **options), trained(local, **options))
