@@ -60,7 +60,7 @@ def read(launch: Launch, tiny: Tiny, repository: Path, workplace: Path) -> Path:
             program,
             folder,
             json.dumps(runs),
-            patience=900,
+            patience=1500,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     return folder

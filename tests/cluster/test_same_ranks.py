@@ -41,7 +41,7 @@ def runs(launch: Launch, tiny: Tiny, repository: Path, workplace: Path) -> Path:
     )
     for launched in (whole + first, second):
         launcher = ("torchrun", "--standalone", "--nproc-per-node", "2")
-        done = launch(*launcher, program, workplace / "bits", json.dumps(launched), patience=600)
+        done = launch(*launcher, program, workplace / "bits", json.dumps(launched), patience=1500)
         assert done.returncode == 0, done.stdout + done.stderr
     return workplace / "runs"
 
