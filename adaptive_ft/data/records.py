@@ -21,6 +21,7 @@ OUTSIDE_TABLE = "<outside the table>"
 SHOWN_CLASSES = 10  # in the message about a label that is none of them
 BOX_TOLERANCE_PX = 1.0  # detectors round boxes at the border; more than this is another picture's box
 # A tar name holds 100 characters, and WebDataset splits a sample's key from its member at the first dot.
+SMALLEST_SIDE_PX = 2  # a picture up to here may lie in the first pixel
 _IMAGE_ID = re.compile(r"[\x21-\x7e]{1,80}")
 _FORBIDDEN_IN_ID = frozenset("./\\")
 
@@ -172,6 +173,11 @@ def _check_regions(record: ImageRecord) -> None:
 
 
 def _check_boxes(boxes_N4: NDArray[np.float32], width: int, height: int) -> None:
+    if len(boxes_N4) and width > SMALLEST_SIDE_PX and boxes_N4.min() >= 0 and boxes_N4.max() <= 1:
+        raise UserError(
+            f"all boxes lie within 0 and 1: they look like shares of the {width} x {height} picture; multiply x by its "
+            "width and y by its height"
+        )
     low, limit = -BOX_TOLERANCE_PX, np.array([width, height, width, height]) + BOX_TOLERANCE_PX
     # Written so that NaN fails too.
     inside_N = ((boxes_N4 >= low) & (boxes_N4 <= limit)).all(axis=1)

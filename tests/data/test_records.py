@@ -65,6 +65,15 @@ def test_one_pixel_over_the_border_and_unanswered_splits_are_fine(make_image: Ca
     validate_record(with_question(make_image(0), answers=()), answered=False)
 
 
+def test_boxes_that_are_shares_of_the_picture_are_refused(make_image: Callable[..., ImageRecord]) -> None:
+    """All of them within the first pixel; in a picture of two pixels they may lie there."""
+    shares = replace(make_image(0), boxes=np.array([[0, 0.25, 1, 1]] * len(make_image(0).boxes), np.float32))
+    with pytest.raises(UserError, match="all boxes lie within 0 and 1: they look like shares of the 100 x 50 picture"):
+        validate_record(shares)
+    validate_record(replace(shares, width=2, height=1))
+    validate_record(with_box(shares, 1, 1, 9, 9))
+
+
 def test_of_many_classes_ten_are_shown() -> None:
     record = labelled_picture("p", 1, "cat", b"\x89PNG", (4, 4))
     classes = [f"dog {number}" for number in range(12)]
