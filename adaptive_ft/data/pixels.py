@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+PICTURE_ENDINGS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
+"""The kinds of picture files that are read: how the file begins, and how its name ends."""
 WHITE = (255, 255, 255)
 UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 """What PIL raises for a file that is cut, damaged, or no picture."""

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_ft.data.pixels import UNREADABLE, decode_rgb
+from adaptive_ft.data.pixels import PICTURE_ENDINGS, UNREADABLE, decode_rgb
 from adaptive_ft.data.records import ImageRecord, Question, label_question, labelled_picture
 from adaptive_ft.data.sources.source_files import files_below, is_hidden
-from adaptive_ft.data.writing.shard_tar import PICTURE_ENDINGS
 from adaptive_ft.errors import UserError
 
 PATH, LABEL, SPLIT = "path", "label", "split"

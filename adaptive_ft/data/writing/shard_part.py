@@ -20,7 +20,7 @@ from adaptive_ft.data.format.shard_index import load_index
 from adaptive_ft.data.format.shard_scan import check_shard
 from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.data.records import ImageRecord, PendingImage, told, validate_labelled_picture, validate_record
-from adaptive_ft.data.writing.shard_tar import ShardTar
+from adaptive_ft.data.writing.shard_tar import ShardTar, members_of
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import flush, write_whole
 
@@ -107,10 +107,12 @@ class ShardWork:
         return record
 
     def shape_of_first(self, images: Iterable[PendingImage]) -> ImageShape | None:
-        """The shape of the first good image, which all others must have."""
+        """The shape of the first image that is good and can be stored, which all others must have."""
         for image in images:
             try:
-                return ImageShape.of(self.record(image))
+                record = self.record(image)
+                members_of(record, self.info.feature_dtype)
+                return ImageShape.of(record)
             except UserError:
                 continue
         return None

@@ -15,11 +15,11 @@ from webdataset import TarWriter
 from adaptive_ft.data.format.image_json import encode_image
 from adaptive_ft.data.format.manifest import FEATURE_DTYPES, ShardEntry
 from adaptive_ft.data.format.shard_index import INDEX_DTYPE, MEMBERS, checksum, index_bytes
+from adaptive_ft.data.pixels import PICTURE_ENDINGS
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.errors import UserError
 
 _TAR_BLOCK = 512
-PICTURE_ENDINGS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg"}
 
 
 class ShardTar:
@@ -40,14 +40,7 @@ class ShardTar:
 
     def add(self, record: ImageRecord) -> None:
         """Append one valid record; UserError if its features do not fit the stored type."""
-        members = {"json": encode_image(record, self._feature_dtype)}
-        if len(record.boxes):
-            members["boxes.f32"] = record.boxes.astype("<f4").tobytes()
-            stored = stored_features(record, self._feature_dtype)
-            members[f"features.{FEATURE_DTYPES[self._feature_dtype]}"] = stored.tobytes()
-        if record.picture is not None:
-            members[f"picture.{_picture_ending(record)}"] = record.picture
-        places = self._append(record.image_id, members)
+        places = self._append(record.image_id, members_of(record, self._feature_dtype))
         told = [number for kind in MEMBERS for number in places.get(kind, (0, 0, 0))]
         self._rows.append((*told, len(record.boxes), len(record.questions)))
 
@@ -86,6 +79,17 @@ class ShardTar:
         with suppress(OSError):
             self._tar.close()
             self._file.close()
+
+
+def members_of(record: ImageRecord, feature_dtype: str) -> dict[str, bytes]:
+    """What is stored of a record, by the member's name behind the id; UserError if it cannot be stored so."""
+    members = {"json": encode_image(record, feature_dtype)}
+    if len(record.boxes):
+        members["boxes.f32"] = record.boxes.astype("<f4").tobytes()
+        members[f"features.{FEATURE_DTYPES[feature_dtype]}"] = stored_features(record, feature_dtype).tobytes()
+    if record.picture is not None:
+        members[f"picture.{_picture_ending(record)}"] = record.picture
+    return members
 
 
 def stored_features(record: ImageRecord, feature_dtype: str) -> NDArray[np.floating]:

@@ -154,7 +154,10 @@ def _told_apart(images: Iterable[PendingImage]) -> Iterator[PendingImage]:
     question_ids: set[int] = set()
     for image in images:
         if image.image_id in image_ids:
-            raise UserError(f"{told(image)} comes twice; give all its questions in one record")
+            raise UserError(
+                f"{told(image)} comes twice; a set has it once, with all its questions: name all its question files"
+                " in one adaptive-ft shards"
+            )
         image_ids.add(image.image_id)
         own = {question.question_id for question in image.questions}
         for number in sorted(own & question_ids):

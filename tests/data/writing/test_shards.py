@@ -236,6 +236,38 @@ def test_a_bad_image_makes_its_shard_shorter(
     assert list(dict.fromkeys(batch.image_ids[: manifest.questions])) == good[1:4]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_first_image_that_cannot_be_stored_decides_about_no_other(
+    processes: int, records: list[ImageRecord], info: ShardInfo, tmp_path: Path
+) -> None:
+    """Its features have another size, and one of them is too large for float16."""
+    too_large = np.full((len(records[0].boxes), 4), 7e4, dtype=np.float32)
+    records[0] = replace(records[0], features=too_large)
+    how = Writing(processes, bad=LeaveOutBadImages(1.0, most_images=7))
+    manifest = write_shards(records, tmp_path / "set", info, images_per_shard=2, how=how)
+    assert (manifest.images, manifest.feature_dim) == (6, 5)
+
+
+class FailAtTheEnd(LeaveOutBadImages):
+    """Good shards are written before it is known that too many images are bad."""
+
+    def finish(self, images: int) -> None:
+        raise UserError(f"{self.left_out} are too many")
+
+
+def test_kept_shards_of_another_shape_are_written_again(
+    records: list[ImageRecord], info: ShardInfo, tmp_path: Path, make_image: Callable[..., ImageRecord]
+) -> None:
+    """The first image was bad, and the second gave the shape; mended, the first gives another one."""
+    broken = [replace(make_image(0, feature_dim=4), width=-1), *records[1:5]]
+    how = Writing(plan={}, bad=FailAtTheEnd(1.0, most_images=5))
+    with pytest.raises(UserError, match="too many"):
+        write_shards(broken, tmp_path / "set", info, images_per_shard=1, how=how)
+    mended = [make_image(0, feature_dim=4), *records[1:5]]
+    with pytest.raises(UserError, match="has features of size 5, the images before 4"):
+        write_shards(mended, tmp_path / "set", info, images_per_shard=1, how=Writing(plan={}))
+
+
 def test_a_disk_without_room_is_told(records: list[ImageRecord], info: ShardInfo, tmp_path: Path) -> None:
     """Here files may only grow so large; the shards that fitted stay for the next run of the same command."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
