@@ -7,6 +7,8 @@ image_h [I]. Grouped: one group an image, called by its name, with the arrays of
 of the file, R regions of all images, N regions of one, D feature size.
 """
 
+import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from adaptive_ft.errors import UserError
 
 _IDS = ("image_ids", "image_id", "img_ids", "ids")
 _RANGES = "pos_boxes"
+_MOST_PACKED = 1032  # deflate makes no more bytes of one
 # What h5py raises for damage: KeyError where a name is there and what it leads to is not.
 _UNREADABLE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)
 
@@ -79,6 +82,8 @@ class _Groups:
     def images(self) -> Iterator[tuple[str, Place, str]]:
         for name, group in self._opened.items():
             if isinstance(group, self._group):
+                if not isinstance(name, str):
+                    raise UserError(f"{self._path}: the group {name!r} has a name that is not UTF-8; rename it")
                 yield image_name(name), name, f"{self._path}, group '{name}'"
 
     def read(self, place: Place, origin: str) -> ImageRecord:
@@ -173,9 +178,20 @@ def _dataset(opened: Any, name: str, path: Path, axes: tuple[int, ...]) -> Any:
     if shape is None:
         told = "empty" if hasattr(found, "dtype") else "a group"
         raise UserError(f"{path}: '{name}' is {told}, expected a dataset of numbers or names")
+    _check_size(found, name, path)
     if len(shape) not in axes:
         raise UserError(f"{path}: '{name}' has shape {[*shape]}, expected {' or '.join(map(str, axes))} axes")
     return found
+
+
+def _check_size(dataset: Any, name: str, path: Path) -> None:
+    """Refuse what cannot lie in the file, before memory is asked for it."""
+    packed = 1 if dataset.chunks is None else _MOST_PACKED
+    stored = os.path.getsize(path)
+    if math.prod(dataset.shape) * dataset.dtype.itemsize > packed * stored:
+        raise UserError(
+            f"{path}: '{name}' has shape {[*dataset.shape]}, more than {stored} bytes can hold; copy the file again"
+        )
 
 
 def _check_length(path: Path, dataset: Any, images: int) -> None:

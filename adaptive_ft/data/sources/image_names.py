@@ -21,7 +21,7 @@ def image_name(text: str) -> str:
 
 def image_number(name: str) -> int | None:
     """The number in a bare number or in COCO's `COCO_<split>_<12 digits>`; None for any other name."""
-    if name.isascii() and name.isdigit():
+    if _is_bare_number(name):
         return int(name)
     coco = _COCO_NAME.fullmatch(name)
     return int(coco[1]) if coco else None
@@ -43,8 +43,12 @@ def named_as_asked(records: Iterable[Image], asked: Collection[str]) -> Iterator
         yield record if record.image_id in asked else _renamed(record, names)
 
 
+def _is_bare_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()  # without isascii "²" is a digit too, and no number
+
+
 def _renamed(record: Image, names: dict[int, list[str]]) -> Image:
-    if not record.image_id.isdigit():
+    if not _is_bare_number(record.image_id):
         return record
     fitting = names.get(int(record.image_id), [])
     if len(fitting) > 1:

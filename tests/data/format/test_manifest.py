@@ -80,6 +80,14 @@ def test_a_folder_without_manifest_is_no_shard_set(tmp_path: Path) -> None:
         Manifest.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["feature_dim", "min_boxes", "images"])
+def test_a_number_below_zero_was_edited(name: str, shard_folder: Path) -> None:
+    path = shard_folder / MANIFEST_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: -1}))
+    with pytest.raises(UserError, match=f"'{name}' is -1; it was edited"):
+        Manifest.load(shard_folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -143,6 +143,28 @@ def test_damage_anywhere_is_named(records: list[ImageRecord], tmp_path: Path) ->
     assert all(str(path) in message for message in messages)
 
 
+@pytest.mark.parametrize("name", ["image_ids", "num_boxes", "features"])
+def test_a_dataset_larger_than_its_file_is_refused(name: str, records: list[ImageRecord], tmp_path: Path) -> None:
+    """Of a damaged number of rows memory would be asked for before anything is read."""
+    path = write_hdf5_padded(tmp_path, records)
+    with h5py.File(path, "a") as file:
+        shape = (10**12, *file[name].shape[1:])
+        dtype = file[name].dtype
+        del file[name]
+        file.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]))
+    with pytest.raises(
+        UserError, match=rf"padded\.h5: '{name}' has shape \[1000000000000.*\], more than \d+ bytes can"
+    ):
+        list(read_features([path], ImageSizes()))
+
+
+def test_a_group_whose_name_is_no_text_is_named(records: list[ImageRecord], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_group(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"a\.h5: the group .* has a name that is not UTF-8; rename it"):
+        list(read_features([tmp_path / "a.h5"], ImageSizes()))
+
+
 def test_without_h5py_the_extra_is_named(
     records: list[ImageRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ def test_endings_of_pictures_go() -> None:
 
 def test_records_are_named_as_the_questions_name_them(make_image: MakeImage) -> None:
     """A trainval folder serves both splits; GQA's bare numbers and unasked images keep their names."""
-    names = ["25", "000000000042", "77", "n1", TRAIN.replace("25", "31")]
+    names = ["25", "000000000042", "77", "n1", "²", TRAIN.replace("25", "31")]
     records = [replace(make_image(1), image_id=name) for name in names]
     asked = {TRAIN, VAL, "77"}
     assert [record.image_id for record in named_as_asked(records, asked)] == [TRAIN, VAL, *names[2:]]
