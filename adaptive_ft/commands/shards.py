@@ -67,6 +67,8 @@ class Command:
     """Recorded in the manifest; training refuses to mix extractors."""
     feature_dtype: Literal["float16", "float32"] = "float16"
     images_per_shard: int = IMAGES_PER_SHARD
+    allow_overlap: bool = False
+    """Write a set although questions of it are in --like too (other features of the same questions)."""
     allow_missing_features: bool = False
     """Leave out questions whose image has no features instead of stopping."""
     on_bad: Literal["fail", "skip"] = "fail"
@@ -106,7 +108,7 @@ class Command:
         tokenizer = self._tokenizer()
         questions = self.source.read()
         if self.like is not None:
-            _compare(self.like, self.split, questions)
+            self._compare(self.like, questions)
         images, join, read = self._images(questions)
         info = self._info(questions, tokenizer)
         manifest = self._write(images, read, info, len(questions), self._plan(info))
@@ -125,6 +127,17 @@ class Command:
                 f"{join.questions_without_regions} questions without features"
             )
         print(_told(tokenizer))
+
+    def _compare(self, like: Path, questions: QuestionsByImage) -> None:
+        """Say what the set has in common with the shards it is made like; questions must not be, unless allowed."""
+        images, shared = count_shared(like, questions)
+        if shared and not self.allow_overlap:
+            raise UserError(
+                f"{shared} of these questions are in '{like}' too: a score on one of the two would be one on training "
+                "data of the other. Leave them out of one; for a set that is to take the other's place, as with other "
+                "features of the same questions, give --allow_overlap."
+            )
+        print(f"in common with '{like}': {images} images, {shared} questions")
 
     def _images(self, questions: QuestionsByImage) -> tuple[Iterable[PendingImage], "Join[UnreadImage] | None", Read]:
         """The images asked about, what knows how they were joined, and what reads them."""
@@ -196,17 +209,6 @@ class Command:
         if not may_be_hub_id(name):
             raise UserError(f"--tokenizer '{name}' is no folder, and it cannot be a hub id.")
         return name
-
-
-def _compare(like: Path, split: str, questions: QuestionsByImage) -> None:
-    """Say what the set has in common with the shards it is made like; another split must not share questions."""
-    images, shared = count_shared(like, questions)
-    if shared and Manifest.load(like).split != split:
-        raise UserError(
-            f"{shared} of these questions are in '{like}' too, the shards of another split: a score on them would be "
-            "one on training data. Leave them out of one of the two."
-        )
-    print(f"in common with '{like}': {images} images, {shared} questions")
 
 
 def _told(tokenizer: str | Path | None) -> str:

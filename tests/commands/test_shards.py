@@ -74,9 +74,13 @@ def test_validation_must_not_hold_training_questions(tmp_path: Path, capsys: pyt
     like = ["--like", tmp_path / "train", "--split", "minival"]
     shards(tmp_path / "val", "--source.lxmert_json", ask(tmp_path / "val.json", NAMES[2:], start=10), *like)
     assert f"in common with '{tmp_path / 'train'}': 1 images, 0 questions" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"2 of these questions are in '.*train' too, the shards of another split"):
-        shards(tmp_path / "again", "--source.lxmert_json", ask(tmp_path / "again.json", NAMES[:2]), *like)
-    assert not (tmp_path / "again").exists()
+    again = ["--source.lxmert_json", ask(tmp_path / "again.json", NAMES[:2]), "--like", tmp_path / "train"]
+    for split in ([], ["--split", "minival"]):  # whoever forgets --split has a second set called train
+        with pytest.raises(UserError, match=r"2 of these questions are in '.*train' too: a score"):
+            shards(tmp_path / "again", *again, *split)
+        assert not (tmp_path / "again").exists()
+    shards(tmp_path / "again", *again, "--allow_overlap")
+    assert f"in common with '{tmp_path / 'train'}': 2 images, 2 questions" in capsys.readouterr().out
 
 
 def test_unknown_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
