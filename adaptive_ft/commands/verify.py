@@ -16,6 +16,6 @@ class Command:
     folder: Positional[Path]
 
     def run(self) -> None:
-        """Verify; the first difference is the error."""
+        """Verify; the error names every shard that differs."""
         manifest = verify(self.folder, progress=tqdm)
         print(f"{self.folder}: {manifest.images} images and {manifest.questions} questions are as the manifest says")

@@ -212,14 +212,24 @@ class PictureShardSet(ShardSet):
 
 
 def verify(folder: Path, progress: Callable[[Sequence[ShardEntry]], Iterable[ShardEntry]] = iter) -> Manifest:
-    """Read every byte of a shard set and compare with manifest and index; UserError at the first difference.
+    """Read every byte of a shard set and compare with manifest and index; UserError naming every shard that differs.
 
     `progress` wraps the list of shards (for instance `tqdm.tqdm`).
     """
-    shards = ShardSet.open(folder)
-    for entry in progress(shards.manifest.shards):
-        check_shard(folder, entry, load_index(folder, entry))
-    return shards.manifest
+    manifest, damaged = Manifest.load(folder), []
+    for entry in progress(manifest.shards):
+        try:
+            index_I = load_index(folder, entry)
+            _check_presence(folder, entry, index_I)
+            check_shard(folder, entry, index_I)
+        except UserError as error:
+            damaged.append(str(error))
+    if len(damaged) == 1:
+        raise UserError(damaged[0])
+    if damaged:
+        listed = "\n".join(damaged)
+        raise UserError(f"{len(damaged)} of {len(manifest.shards)} shards in '{folder}' are damaged:\n{listed}")
+    return ShardSet.open(folder).manifest
 
 
 def _check_box_counts(folder: Path, manifest: Manifest, index_I: NDArray[np.void]) -> None:

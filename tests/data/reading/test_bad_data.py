@@ -16,6 +16,7 @@ import pytest
 import torch
 import webdataset
 
+from adaptive_ft.data.answers import count_outside
 from adaptive_ft.data.format.manifest import ShardInfo
 from adaptive_ft.data.reading.bad_samples import DamagedSample, SkipBad, StopAtBad
 from adaptive_ft.data.reading.shard_set import ShardSet, verify
@@ -217,7 +218,7 @@ RECORDS: dict[str, tuple[Callable[[ImageRecord], ImageRecord], str]] = {
         "3 boxes but 2 feature vectors",
     ),
     "an empty question": (lambda record: with_question(record, text=" "), "question 500 has no text"),
-    "an unknown answer": (
+    "another number of answers": (
         lambda record: with_question(record, answers=("red",)),
         "question 500 has 1 answers; give ten",
     ),
@@ -233,3 +234,21 @@ def test_a_bad_record_is_refused_by_name(
     with pytest.raises(UserError, match=rf"image 'img005'.*: .*{message}"):
         write_shards([make_image(4), change(make_image(5))], tmp_path / "set", info)
     assert not any(tmp_path.iterdir()), "and nothing is left that looks whole"
+
+
+def test_an_unknown_answer_is_counted_and_told(make_image: Callable[..., ImageRecord], info: ShardInfo) -> None:
+    """It is no damage: nothing can be learned from the question, and its score is 0."""
+    known = make_image(4).questions
+    unknown = with_question(make_image(5), answers=("mauve",) * 10, scores={}).questions[:1]
+    assert count_outside([*known, *unknown], info.answer_table) == (1, len(known) + 1)
+
+
+def test_verifying_names_every_damaged_shard(shard_folder: Path) -> None:
+    for number in (0, 2):
+        path = shard_folder / f"shard-{number:05d}.tar"
+        overwrite(data, b"\xff")(path, next(iter(members(path).values())))
+    (shard_folder / "shard-00003.tar").unlink()
+    names = r".*shard-00000\.tar does not .*shard-00002\.tar does not .*shard-00003\.tar is missing"
+    told = rf"(?s)3 of 4 shards in .* are damaged:\n{names}"
+    with pytest.raises(UserError, match=told):
+        verify(shard_folder)
