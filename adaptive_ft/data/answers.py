@@ -103,24 +103,17 @@ def merge_scores(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     return merged
 
 
-def build_answer_table(
-    questions: Iterable[Question], *, size: int | None = None, min_count: int | None = None
-) -> list[str]:
+def build_answer_table(questions: Iterable[Question], *, min_count: int) -> list[str]:
     """The answers a model may give: processed, most frequent first, equal counts in alphabetical order.
 
-    An answer counts once per question in which anybody gave it. `size` keeps the most frequent ones,
-    `min_count` those that occur at least so often; give exactly one. Raises ValueError otherwise.
+    An answer counts once per question in which anybody gave it; the table holds those that count at least `min_count`.
     """
-    if (size is None) == (min_count is None):
-        raise ValueError(f"give either size or min_count, got size={size}, min_count={min_count}")
     counts: Counter[str] = Counter()
     for question in questions:
         counts.update(question_scores(question).keys())  # of a mapping it would add the values
     del counts[OUTSIDE_TABLE]
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    if size is not None:
-        return [answer for answer, _ in ranked[:size]]
-    return [answer for answer, count in ranked if count >= (min_count or 0)]
+    return [answer for answer, count in ranked if count >= min_count]
 
 
 def question_scores(question: Question) -> dict[str, float]:
@@ -135,5 +128,8 @@ def count_outside(questions: Iterable[Question], table: Sequence[str]) -> tuple[
     answered.
     """
     known = frozenset(table)
-    answered = [scores for scores in map(question_scores, questions) if scores]
-    return sum(known.isdisjoint(scores) for scores in answered), len(answered)
+    outside = answered = 0
+    for scores in filter(None, map(question_scores, questions)):
+        answered += 1
+        outside += known.isdisjoint(scores)
+    return outside, answered

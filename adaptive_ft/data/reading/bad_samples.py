@@ -4,11 +4,11 @@ One object serves all reader threads of a stream.
 """
 
 import logging
-import math
 import threading
 from collections.abc import Iterable
 from typing import Protocol
 
+from adaptive_ft.data.bad_cap import BadCap
 from adaptive_ft.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,8 @@ class SkipBad:
     """
 
     def __init__(self, share: float, num_examples: int) -> None:
-        if not 0 <= share <= 1:
-            raise UserError(f"--data.max_bad_share is {share}; it is a share of the examples, from 0 to 1.")
-        self._share, self._num_examples = share, num_examples
-        self._allowed = math.floor(share * num_examples + 1e-9)  # 0.29 of 100 are 29
+        self._cap, self._num_examples = BadCap(share, "--data.max_bad_share", "examples"), num_examples
+        self._allowed = self._cap.allowed(num_examples)
         self._left_out: set[int] = set()
         self._lock = threading.Lock()
 
@@ -84,7 +82,4 @@ class SkipBad:
                 raise self._too_many("")
 
     def _too_many(self, told: str) -> UserError:
-        return UserError(
-            f"{told}{len(self._left_out)} of {self._num_examples} examples are damaged, and --data.max_bad_share"
-            f" {self._share:g} allows no more than {self._allowed} to be left out."
-        )
+        return UserError(f"{told}{self._cap.exceeded(len(self._left_out), self._num_examples, 'damaged')}")

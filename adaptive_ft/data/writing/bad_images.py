@@ -5,9 +5,9 @@ another size than the images before.
 """
 
 import logging
-import math
 from typing import Protocol
 
+from adaptive_ft.data.bad_cap import BadCap
 from adaptive_ft.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,28 +48,20 @@ class LeaveOutBadImages:
     """
 
     def __init__(self, share: float, most_images: int) -> None:
-        if not 0 <= share <= 1:
-            raise UserError(f"--max_bad_share is {share}; it is a share of the images, from 0 to 1.")
-        self._share, self._most_images = share, most_images
+        self._cap, self._most_images = BadCap(share, "--max_bad_share", "images"), most_images
         self.left_out = 0
 
     def met(self, told: str) -> None:
         """Count and warn; raise once there are too many even if all that are to come are good."""
-        if self.left_out + 1 > self._allowed(self._most_images):
+        if self.left_out + 1 > self._cap.allowed(self._most_images):
             raise self._too_many(self.left_out + 1, self._most_images, told)
         self.left_out += 1
         logger.warning("Left out of the shards: %s.", told)
 
     def finish(self, images: int) -> None:
         """Raise if too many of the images that were there were bad."""
-        if self.left_out > self._allowed(images):
+        if self.left_out > self._cap.allowed(images):
             raise self._too_many(self.left_out, images, "the warnings above name them")
 
-    def _allowed(self, images: int) -> int:
-        return math.floor(self._share * images + 1e-9)  # 0.29 of 100 are 29
-
     def _too_many(self, bad: int, images: int, told: str) -> UserError:
-        return UserError(
-            f"{told}. {bad} of {images} images are bad, and --max_bad_share {self._share:g} allows no more than "
-            f"{self._allowed(images)} to be left out."
-        )
+        return UserError(f"{told}. {self._cap.exceeded(bad, images, 'bad')}")

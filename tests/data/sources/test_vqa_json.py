@@ -177,7 +177,7 @@ def test_real_questions_without_regions(shared_data: Path, tmp_path: Path) -> No
         images |= set(by_image)
         assert all(question.scores for listed in by_image.values() for question in listed)
     assert (asked, len(images)) == (60000, 39423)
-    table = build_answer_table((question for listed in by_image.values() for question in listed), size=100)
+    table = build_answer_table((question for listed in by_image.values() for question in listed), min_count=9)
     info = ShardInfo("test", "vqa v2", "none", table)
     write_shards(records_without_regions(by_image), tmp_path / "set", info)
     shards = ShardSet.open(tmp_path / "set")
