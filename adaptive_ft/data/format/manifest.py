@@ -135,10 +135,10 @@ class Manifest:
         return cls(**{**content, "answer_table": tuple(content["answer_table"]), "shards": tuple(shards)})
 
     def _check(self, path: Path) -> None:
-        for told in (self, *self.shards):
-            for name, value in ((field.name, getattr(told, field.name)) for field in fields(told)):
-                if isinstance(value, int) and value < 0:
-                    raise UserError(f"{path}: '{name}' is {value}; it was edited, write the shards again")
+        told: Sequence[Manifest | ShardEntry] = (self, *self.shards)
+        for name, value in ((name, getattr(each, name)) for each in told for name in each.__dataclass_fields__):
+            if isinstance(value, int) and value < 0:
+                raise UserError(f"{path}: '{name}' is {value}; it was edited, write the shards again")
         if not self.shards:
             raise UserError(f"{path} lists no shards; write the shards again")
         for name in ("images", "questions"):
