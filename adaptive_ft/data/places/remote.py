@@ -94,7 +94,8 @@ class RemoteFolder:
                 return fetch()
             except OSError as error:
                 reason = _reason(error)
-                logger.warning("Copying '%s' failed: %s.", self.url(name), reason)
+                if not stop.is_set():  # else it is no fault of the transfer's
+                    logger.warning("Copying '%s' failed: %s.", self.url(name), reason)
         raise UserError(f"'{self.url(name)}' cannot be copied, in {ATTEMPTS} attempts: {reason}.")
 
     def _read_manifest(self) -> bytes:
