@@ -220,7 +220,7 @@ def verify(folder: Path, progress: Callable[[Sequence[ShardEntry]], Iterable[Sha
     for entry in progress(manifest.shards):
         try:
             index_I = load_index(folder, entry)
-            _check_presence(folder, entry, index_I)
+            _check_presence(folder, entry, index_I, _refuse)
             check_shard(folder, entry, index_I)
         except UserError as error:
             damaged.append(str(error))
