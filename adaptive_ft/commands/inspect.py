@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.adaptive_config import AdaptiveConfig
+from adaptive_ft.commands.memory_table import memory_lines
 from adaptive_ft.components import ComponentMap
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import Anatomy, describe
@@ -50,11 +51,26 @@ class Command:
     """Rank of the deltas, as --adapt.delta_rank; default: full deltas."""
     policy: Kind | None = None
     """One policy; default: both that look at the input."""
+    memory: bool = False
+    """Print instead what each rank would hold and move under every DeepSpeed config, without activations."""
+    world_size: int = 1
+    """memory: number of ranks."""
 
     def run(self) -> None:
         """Print; raises UserError for a model, strategy or layer that does not exist."""
         quiet_libraries()
         refuse_run_folder(Path(self.model))
+        if self.memory:
+            (row, *_) = self._adapted((self.strategy or DECIDED[0],))
+            print(
+                "\n".join(
+                    [
+                        f"{self.model}, strategy {row.model.config.strategy}, policy {row.policy}",
+                        *memory_lines(row.model, self.world_size),
+                    ]
+                )
+            )
+            return
         found = outline(self.model)
         model = found.model
         anatomy = describe(model)

@@ -18,12 +18,19 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_the_ready_configs_take_the_numbers(stage: int, repository: Path) -> None:
-    """ds_configs/zeroN.json: stage N, every "auto" filled, the batch size the product of its three parts."""
-    path = repository / f"ds_configs/zero{stage}.json"
+READY = {**{f"zero{stage}": stage for stage in range(4)}, "zero2_offload": 2, "zero3_offload": 3, "bf16": 1}
+
+
+def test_every_ready_config_is_known(repository: Path) -> None:
+    assert {path.stem for path in (repository / "ds_configs").glob("*.json")} == READY.keys()
+
+
+@pytest.mark.parametrize("name", READY)
+def test_the_ready_configs_take_the_numbers(name: str, repository: Path) -> None:
+    """ds_configs/NAME.json: its stage, every "auto" filled, the batch size the product of its three parts."""
+    path = repository / f"ds_configs/{name}.json"
     filled = fill_ds_config(read_ds_config(path), NUMBERS, path)
-    assert filled["zero_optimization"]["stage"] == stage
+    assert filled["zero_optimization"]["stage"] == READY[name]
     assert filled["train_micro_batch_size_per_gpu"] == 4
     assert filled["gradient_accumulation_steps"] == 2
     assert filled["train_batch_size"] == 24

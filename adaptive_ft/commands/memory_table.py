@@ -1,0 +1,76 @@
+"""The table of `adaptive-ft inspect --memory`: bytes per rank under every kind of DeepSpeed config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from adaptive_ft.adapt import AdaptiveModel
+from adaptive_ft.engine.memory import ParameterSizes, rank_bytes
+from adaptive_ft.engine.traffic import sent_bytes, step_traffic
+from adaptive_ft.errors import UserError
+
+HOST = {"device": "cpu"}
+BUCKET = {"reduce_bucket_size": 50_000_000}  # as the ready configs have it; a test compares them
+CONFIGS: dict[str, dict[str, Any]] = {
+    "zero0": {"zero_optimization": {"stage": 0}},
+    "zero1": {"zero_optimization": {"stage": 1, **BUCKET}},
+    "bf16": {"zero_optimization": {"stage": 1}, "data_types": {"grad_accum_dtype": "fp32"}},
+    "zero2": {"zero_optimization": {"stage": 2, **BUCKET}},
+    "zero3": {"zero_optimization": {"stage": 3, **BUCKET}},
+    "zero2_offload": {"zero_optimization": {"stage": 2, **BUCKET, "offload_optimizer": HOST}},
+    "zero3_offload": {"zero_optimization": {"stage": 3, **BUCKET, "offload_optimizer": HOST, "offload_param": HOST}},
+}
+KINDS = ("frozen", "trained", "gradients", "optimizer", "masters", "total", "transient", "device", "host")
+COLUMNS = ("config", "precision", *KINDS, "sent")
+LEGEND = (
+    "GiB per rank. total: all that is held at the update, without activations, which depend on the batch; transient:",
+    "reduction buffer, and under ZeRO-3 the parameters whole at one time, at the most; device = total + transient -",
+    "host; host: in the machine's memory with offloading. sent: what a rank sends per update with one micro-batch.",
+    "Formulas: adaptive_ft/engine/memory.py and traffic.py.",
+)
+
+
+def sizes_of(model: AdaptiveModel) -> ParameterSizes:
+    """The sizes of a model's parameters, in the order in which the optimizer gets them."""
+    frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
+    groups = model.parameter_groups().items()
+    return ParameterSizes(frozen, {name: [value.numel() for _, value in members] for name, members in groups})
+
+
+def memory_lines(model: AdaptiveModel, world_size: int) -> list[str]:
+    """The table for `model` on `world_size` ranks, with its legend.
+
+    Raises UserError for a number of ranks below 1.
+    """
+    if world_size < 1:
+        raise UserError(f"--world-size is {world_size}; it must be at least 1.")
+    sizes = sizes_of(model)
+    counts = f"{sizes.num_frozen:,} frozen and {sizes.num_trained:,} trained parameters, {world_size} ranks"
+    rows = [
+        memory_row(sizes, name, config, precision, world_size)
+        for name, config in CONFIGS.items()
+        for precision in ("fp32", "bf16")
+        if name != "bf16" or precision == "bf16"
+    ]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    table = [
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (COLUMNS, *rows)
+    ]
+    return [counts, "", *table, *LEGEND]
+
+
+def memory_row(
+    sizes: ParameterSizes, name: str, config: Mapping[str, Any], precision: str, world_size: int
+) -> tuple[str, ...]:
+    """One config's cells."""
+    found = rank_bytes(sizes, config, precision, world_size)
+    sent = sent_bytes(step_traffic(sizes, config, precision, world_size), world_size)
+    return (name, precision, *(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
+
+
+def gib(count: int) -> str:
+    """GiB with three decimals."""
+    return f"{count / 2**30:.3f}"

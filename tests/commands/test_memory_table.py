@@ -1,0 +1,60 @@
+"""adaptive-ft inspect --memory: the configs are the ready ones, and the columns add up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import ViTConfig
+
+from adaptive_ft.commands.inspect import Command
+from adaptive_ft.commands.memory_table import CONFIGS, KINDS
+from adaptive_ft.errors import UserError
+
+
+def rows(text: str) -> dict[tuple[str, str], dict[str, float]]:
+    lines = text.splitlines()
+    start = lines.index("") + 1
+    columns = lines[start].split()[2:]
+    cells = (line.split() for line in lines[start + 1 : -4])
+    return {(name, kind): dict(zip(columns, map(float, numbers), strict=True)) for name, kind, *numbers in cells}
+
+
+def test_the_configs_are_those_of_the_ready_files(repository: Path) -> None:
+    """All that the formulas read of them, and none left out."""
+    files = {path.stem: json.loads(path.read_text()) for path in (repository / "ds_configs").glob("*.json")}
+    for content in files.values():
+        for block in content["zero_optimization"].values():
+            if isinstance(block, dict):
+                block.pop("pin_memory")
+    found = {
+        name: {key: content[key] for key in ("zero_optimization", "data_types") if key in content}
+        for name, content in files.items()
+    }
+    assert found == CONFIGS
+
+
+def test_every_config_is_a_row_whose_parts_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ViT-base on 8 ranks: 86 M parameters twice; splitting leaves less on the device, stage by stage."""
+    ViTConfig().save_pretrained(tmp_path)
+    Command(str(tmp_path), memory=True, world_size=8).run()
+    table = rows(capsys.readouterr().out)
+    assert len(table) == 2 * len(CONFIGS) - 1
+    for row in table.values():
+        assert row["total"] == pytest.approx(sum(row[kind] for kind in KINDS[:5]), abs=0.004)
+        assert row["device"] == pytest.approx(row["total"] + row["transient"] - row["host"], abs=0.003)
+    totals = [table[f"zero{stage}", "bf16"]["total"] for stage in range(4)]
+    assert totals[0] > totals[1] == totals[2] > totals[3]
+    frozen = 85.1e6 * 2 / 2**30
+    assert table["zero2", "bf16"]["frozen"] == pytest.approx(frozen, rel=0.01)
+    assert table["zero3", "bf16"]["frozen"] == pytest.approx(frozen / 8, rel=0.03)
+    assert table["zero3_offload", "bf16"]["host"] > 0
+
+
+def test_alone_a_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
+    options: dict[str, Any] = {"memory": True, "strategy": "standard"}
+    Command(str(tmp_path), **options).run()
+    assert {row["sent"] for row in rows(capsys.readouterr().out).values()} == {0}
+    with pytest.raises(UserError, match="--world-size is 0; it must be at least 1"):
+        Command(str(tmp_path), **options, world_size=0).run()
