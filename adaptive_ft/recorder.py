@@ -15,6 +15,7 @@ from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.evaluation import Evaluation
+from adaptive_ft.supply import peak_memory_gib
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, best_constant_answer
 from adaptive_ft.tracking import Tracker, open_trackers
 
@@ -35,13 +36,14 @@ class Recorder:
         self._told_at, self._told_step = time.monotonic(), run.engine.updates
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
-        """The means of one interval, with the speed since the last line under `time/` (the only values that may
-        differ between two identical runs)."""
+        """The means of one interval, with the speed since the last line and this rank's peak memory under `time/` (the
+        only values that may differ between two identical runs)."""
         now = time.monotonic()
         examples = (step - self._told_step) * self.run.global_batch
         speed = examples / max(1e-9, now - self._told_at)
         self._told_at, self._told_step = now, step
-        self._to_all(step, {**values, "time/examples_per_second": speed})
+        peak = peak_memory_gib(self.run.ranks.device)
+        self._to_all(step, {**values, "time/examples_per_second": speed, "time/peak_memory_gib": peak})
 
     def start(self, report: AccuracyReport) -> None:
         """The pretrained model before the first update."""

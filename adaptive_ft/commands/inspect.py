@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.adaptive_config import AdaptiveConfig
-from adaptive_ft.commands.memory_table import memory_lines
+from adaptive_ft.commands.memory_table import Machine, memory_lines
 from adaptive_ft.components import ComponentMap
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import Anatomy, describe
@@ -55,21 +55,19 @@ class Command:
     """Print instead what each rank would hold and move under every DeepSpeed config, without activations."""
     world_size: int = 1
     """memory: number of ranks."""
+    rows: int | None = None
+    """memory: rows (words, regions, patches) per rank and update, for the expected efficiency."""
+    tflops: float = 400.0
+    """rows: what a device reaches on dense products, in 10^12 operations a second (an assumption)."""
+    link: float = 25.0
+    """rows: what a rank sends, in 10^9 bytes a second (an assumption)."""
 
     def run(self) -> None:
         """Print; raises UserError for a model, strategy or layer that does not exist."""
         quiet_libraries()
         refuse_run_folder(Path(self.model))
         if self.memory:
-            (row, *_) = self._adapted((self.strategy or DECIDED[0],))
-            print(
-                "\n".join(
-                    [
-                        f"{self.model}, strategy {row.model.config.strategy}, policy {row.policy}",
-                        *memory_lines(row.model, self.world_size),
-                    ]
-                )
-            )
+            print("\n".join(self._memory()))
             return
         found = outline(self.model)
         model = found.model
@@ -88,6 +86,12 @@ class Command:
             LEGEND,
         ]
         print("\n".join(lines))
+
+    def _memory(self) -> list[str]:
+        (row, *_) = self._adapted((self.strategy or DECIDED[0],))
+        machine = Machine(self.rows, self.tflops, self.link) if self.rows else None
+        words = f"{self.model}: strategy {row.model.config.strategy}, policy {row.policy}"
+        return [words, *memory_lines(row.model, self.world_size, machine)]
 
     def _strategies(self, num_layers: int) -> tuple[str, ...]:
         """Every strategy that needs no more than the model, in the order of the original's table."""

@@ -1,6 +1,9 @@
-"""The table of `adaptive-ft inspect --memory`: bytes per rank under every kind of DeepSpeed config."""
+"""The table of `adaptive-ft inspect --memory`: bytes per rank under every kind of DeepSpeed config, and what they leave
+of the devices' speed.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from adaptive_ft.adapt import AdaptiveModel
@@ -29,6 +32,31 @@ LEGEND = (
 )
 
 
+@dataclass(frozen=True)
+class Machine:
+    """How fast ranks are assumed to be: `rows` (words, regions, patches) per rank and update, `tflops` that a device
+    reaches on dense products, `link` GB/s that a rank sends.
+    """
+
+    rows: int
+    tflops: float
+    link: float
+
+    def seconds(self, num_used: int, sent: int) -> tuple[float, float]:
+        """Seconds of computing and of sending in an update.
+
+        6 FLOPs for every row and parameter of the gated layers: forward, input and weight gradient, one weight of the
+        two each; attention's own products, embeddings and the policy are left out.
+        """
+        return 6 * num_used * self.rows / (self.tflops * 1e12), sent / (self.link * 1e9)
+
+
+PLAN_COLUMNS = ("compute s", "send s", "apart", "hidden")
+PLAN_LEGEND = (
+    "apart, hidden: share of the devices' speed that is left where no sending overlaps computing, and where all does.",
+)
+
+
 def sizes_of(model: AdaptiveModel) -> ParameterSizes:
     """The sizes of a model's parameters, in the order in which the optimizer gets them."""
     frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
@@ -36,8 +64,8 @@ def sizes_of(model: AdaptiveModel) -> ParameterSizes:
     return ParameterSizes(frozen, {name: [value.numel() for _, value in members] for name, members in groups})
 
 
-def memory_lines(model: AdaptiveModel, world_size: int) -> list[str]:
-    """The table for `model` on `world_size` ranks, with its legend.
+def memory_lines(model: AdaptiveModel, world_size: int, machine: Machine | None = None) -> list[str]:
+    """The table for `model` on `world_size` ranks, with its legend; with a machine its expected efficiency too.
 
     Raises UserError for a number of ranks below 1.
     """
@@ -46,29 +74,40 @@ def memory_lines(model: AdaptiveModel, world_size: int) -> list[str]:
     sizes = sizes_of(model)
     counts = f"{sizes.num_frozen:,} frozen and {sizes.num_trained:,} trained parameters, {world_size} ranks"
     rows = [
-        memory_row(sizes, name, config, precision, world_size)
+        memory_row(sizes, name, config, precision, world_size, machine)
         for name, config in CONFIGS.items()
         for precision in ("fp32", "bf16")
         if name != "bf16" or precision == "bf16"
     ]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    columns = (*COLUMNS, *PLAN_COLUMNS) if machine else COLUMNS
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     table = [
         "  ".join(
             cell.ljust(width) if place < 2 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in (COLUMNS, *rows)
+        for row in (columns, *rows)
     ]
-    return [counts, "", *table, *LEGEND]
+    return [counts, "", *table, *LEGEND, *(PLAN_LEGEND if machine else ())]
 
 
 def memory_row(
-    sizes: ParameterSizes, name: str, config: Mapping[str, Any], precision: str, world_size: int
+    sizes: ParameterSizes,
+    name: str,
+    config: Mapping[str, Any],
+    precision: str,
+    world_size: int,
+    machine: Machine | None,
 ) -> tuple[str, ...]:
     """One config's cells."""
     found = rank_bytes(sizes, config, precision, world_size)
     sent = sent_bytes(step_traffic(sizes, config, precision, world_size), world_size)
-    return (name, precision, *(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
+    cells = (name, precision, *(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
+    if machine is None:
+        return cells
+    computing, sending = machine.seconds(sizes.num_frozen or sizes.num_trained, sent)
+    apart, hidden = computing / (computing + sending), computing / max(computing, sending)
+    return (*cells, f"{computing:.3f}", f"{sending:.3f}", f"{apart:.2f}", f"{hidden:.2f}")
 
 
 def gib(count: int) -> str:

@@ -16,7 +16,7 @@ touches, whole: with many ranks that is one large embedding rather than T/N.
 
 `transient`: the buffer in which stages 1 to 3 collect gradients for one reduction; all gradients, b T, which stage 1
 has until the backward pass is over; and under stage 3 the parameters that are whole at one time, at the most.
-Activations are not included: they depend on the batch, and a run logs its peak memory (`train/peak_memory_gib`).
+Activations are not included: they depend on the batch, and a run logs its peak memory (`time/peak_memory_gib`).
 
 tests/cluster/test_memory.py compares all of this with the tensors of real engines on two ranks.
 """

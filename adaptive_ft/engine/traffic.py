@@ -87,11 +87,14 @@ def step_traffic(
 ) -> dict[str, int]:
     """Payload bytes by kind of one update, by the module's table; exact but for what `SMALL` leaves out.
 
-    Under stage 3 an update after the second: the first gathers more, the second agrees on the order of the modules.
-    Where a large model gathers twice this is the most: the last layers of the forward pass may still be whole.
+    A single rank reduces with itself and gathers nothing. Under stage 3 an update after the second: the first gathers
+    more, the second agrees on the order of the modules. Where a large model gathers twice this is the most: the last
+    layers of the forward pass may still be whole.
     """
     zero = ds_config.get("zero_optimization", {})
     stage, width = int(zero.get("stage", 0)), PRECISION_BYTES[precision]
+    if world_size == 1 and stage:
+        return {"reduce_scatter" if stage == 3 else "all_reduce": width * micro_batches * sizes.num_trained}
     trained = width * sizes.num_trained
     if stage == 0:
         return {"all_reduce": trained}

@@ -53,7 +53,7 @@ def counted(ranks: Ranks, name: str, precision: str, zero: dict[str, int]) -> di
             engine.backward(loss_of(engine))
             engine.step()
     foretold = step_traffic(sizes, ds_config, precision, ranks.world_size)
-    if zero == NOT_KEPT:
+    if zero == NOT_KEPT and ranks.world_size > 1:
         # The shared cross-attention runs twice, and its backward pass too: it is gathered once more in each.
         foretold["all_gather"] += 2 * SHARED_ELEMENTS * engine.dtype.itemsize
     return {"counted": dict(counter.bytes), "foretold": foretold}

@@ -8,7 +8,7 @@ import pytest
 from transformers import ViTConfig
 
 from adaptive_ft.commands.inspect import Command
-from adaptive_ft.commands.memory_table import CONFIGS, KINDS
+from adaptive_ft.commands.memory_table import CONFIGS, KINDS, Machine
 from adaptive_ft.errors import UserError
 
 
@@ -58,3 +58,17 @@ def test_alone_a_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {row["sent"] for row in rows(capsys.readouterr().out).values()} == {0}
     with pytest.raises(UserError, match="--world-size is 0; it must be at least 1"):
         Command(str(tmp_path), **options, world_size=0).run()
+
+
+def test_the_efficiency_is_that_of_computing_beside_sending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """6 operations for each of 10^9 weights and 1000 rows at 3 TFLOP/s take 2 s, 50 GB at 25 GB/s as long."""
+    assert Machine(rows=1000, tflops=3.0, link=25.0).seconds(10**9, 50 * 10**9) == pytest.approx((2.0, 2.0))
+    ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
+    Command(str(tmp_path), memory=True, world_size=8, rows=1000).run()
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("config"))
+    assert lines[start].endswith("compute s  send s  apart  hidden")
+    for line in lines[start + 1 : start + 2 * len(CONFIGS)]:
+        *_, computing, sending, apart, hidden = map(float, line.split()[2:])
+        assert apart == pytest.approx(computing / (computing + sending), abs=0.1)
+        assert apart <= hidden <= 1
