@@ -99,7 +99,7 @@ def test_a_run_goes_on_without_a_damaged_sample(
     shards = ShardSet.open(folder)
     place = shards.locate(7)
     with Path(shards.files.name(place.shard)).open("r+b") as file:
-        file.seek(int(place.row["features_offset"]))
+        file.seek(place.row.features_offset)
         file.write(b"\xff" * 4)
     words = ("--data.train", str(folder), "--data.max_bad_share", "0.1", "--output_dir", str(tmp_path / "runs"))
     words += ("--per_device_train_batch_size", "61", "--max_steps", "4", "--adapt.strategy", strategy)
@@ -108,7 +108,7 @@ def test_a_run_goes_on_without_a_damaged_sample(
     assert summary["epochs"] == 2
     lines = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]
     skipped = {line["step"]: line["train/data_skipped"] for line in lines if "train/data_skipped" in line}
-    asked = int(place.row["num_questions"])
+    asked = place.row.num_questions
     assert asked > 0
     assert skipped[2] == skipped[4] == asked
     assert all(line["time/peak_memory_gib"] > 0 for line in lines if "train/loss" in line)

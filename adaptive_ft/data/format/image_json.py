@@ -1,15 +1,15 @@
 """The JSON member of a shard: everything about an image except boxes, features and pixels."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from adaptive_ft.data.answers import question_scores
 from adaptive_ft.data.records import ImageRecord, Question
 
 
-@dataclass(frozen=True, slots=True)
-class ImageDescription:
+class ImageDescription(NamedTuple):
     """An image as its JSON member tells it; `num_boxes` regions of `feature_dim` numbers lie beside it."""
 
     image_id: str
@@ -37,7 +37,7 @@ def encode_image(record: ImageRecord, feature_dtype: str) -> bytes:
 
 def decode_image(content: bytes | memoryview) -> ImageDescription:
     """The description in a JSON member; raises ValueError, KeyError or TypeError if it is damaged."""
-    image = json.loads(str(content, "utf-8"))
+    image = orjson.loads(content)  # a third of the time json takes, and every sample that is read pays it
     num_boxes, feature_dim = image["features"]
     return ImageDescription(
         image_id=image["image_id"],

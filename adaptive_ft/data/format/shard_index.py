@@ -8,6 +8,7 @@ One row per image, in the order of the tar file; an .npy file without pickle. Th
 import hashlib
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -19,19 +20,29 @@ from adaptive_ft.errors import UserError
 MEMBERS = ("json", "boxes", "features", "picture")
 """The kinds of members of a sample; an image without regions has no boxes and features, most have no picture."""
 
-# Per member where its data starts, counted from the start of the tar file, its bytes and their hash; an absent member
-# has size 0.
-INDEX_DTYPE = np.dtype(
-    [
-        *[
-            (f"{member}_{what}", kind)
-            for member in MEMBERS
-            for what, kind in (("offset", "<i8"), ("size", "<i8"), ("xxh3", "<u8"))
-        ],
-        ("num_boxes", "<i8"),
-        ("num_questions", "<i8"),
-    ]
-)
+
+class IndexRow(NamedTuple):
+    """An image in the index: per member where its data starts, counted from the start of the tar file, its bytes and
+    their hash; an absent member has size 0.
+    """
+
+    json_offset: int
+    json_size: int
+    json_xxh3: int
+    boxes_offset: int
+    boxes_size: int
+    boxes_xxh3: int
+    features_offset: int
+    features_size: int
+    features_xxh3: int
+    picture_offset: int
+    picture_size: int
+    picture_xxh3: int
+    num_boxes: int
+    num_questions: int
+
+
+INDEX_DTYPE = np.dtype([(name, "<u8" if name.endswith("xxh3") else "<i8") for name in IndexRow._fields])
 
 
 def checksum(content: bytes | memoryview) -> int:

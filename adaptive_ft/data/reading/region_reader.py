@@ -5,7 +5,7 @@ Shape suffixes: B rows, N regions padded to the most of the set, D feature size,
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from adaptive_ft.data.records import Question
 Numbers = NDArray[np.floating]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What comes with an example beside its regions."""
 
     question: Question
@@ -97,12 +96,13 @@ class RegionReader(QuestionReader):
     def read(self, example: int, features_ND: Numbers, boxes_N4: Numbers) -> Sample:
         """Fill the row; nothing of a sample that is damaged counts."""
         place = self._shards.locate(example)
-        count = int(place.row["num_boxes"])
-        image = self._bytes.describe(
-            place, ("boxes", boxes_N4[:count].data.cast("B")), ("features", features_ND[:count].data.cast("B"))
-        )
+        count = place.row.num_boxes
         if count < len(boxes_N4):
             boxes_N4[count:], features_ND[count:] = 0, 0
+            boxes_N4, features_ND = boxes_N4[:count], features_ND[:count]
+        image = self._bytes.describe(
+            place, ("boxes", boxes_N4.data.cast("B")), ("features", features_ND.data.cast("B"))
+        )
         return Sample(image.questions[place.question], image.image_id, image.width, image.height, count)
 
 

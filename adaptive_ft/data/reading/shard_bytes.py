@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from adaptive_ft.data.format.image_json import ImageDescription, decode_image
-from adaptive_ft.data.format.shard_index import INDEX_DTYPE, MEMBERS, checksum
+from adaptive_ft.data.format.shard_index import MEMBERS, IndexRow, checksum
 from adaptive_ft.data.reading.bad_samples import DamagedSample
 from adaptive_ft.data.reading.shard_set import Place, ShardSet
 from adaptive_ft.errors import UserError
@@ -16,7 +16,7 @@ Wanted = tuple[str, memoryview]
 """A member and where its bytes go, a view as long as it."""
 
 _DESCRIPTIONS = 4096
-_FIRST_COLUMN = {member: INDEX_DTYPE.names.index(f"{member}_offset") for member in MEMBERS}  # type: ignore[union-attr]
+_FIRST_COLUMN = {member: IndexRow._fields.index(f"{member}_offset") for member in MEMBERS}
 _WIDEST_GAP = 1024  # between two members of a sample: the rest of a block of 512 bytes, and a tar header of one
 
 
@@ -66,9 +66,9 @@ class ShardBytes:
 
     def _room(self, place: Place, member: str) -> memoryview:
         """This thread's memory for a member."""
-        size = int(place.row[f"{member}_size"])
-        buffer: bytearray = getattr(self._scratch, "buffer", bytearray())
-        if len(buffer) < size:
+        size = place.row[_FIRST_COLUMN[member] + 1]
+        buffer: bytearray | None = getattr(self._scratch, "buffer", None)
+        if buffer is None or len(buffer) < size:
             buffer = self._scratch.buffer = bytearray(size)
         return memoryview(buffer)[:size]
 
@@ -100,8 +100,9 @@ class ShardBytes:
 
     def _read(self, place: Place, wanted: Sequence[Wanted]) -> dict[str, str]:
         """Read all members with one call: what lies between them goes where nobody reads it."""
-        fields = place.row.item()
-        in_order = sorted((fields[_FIRST_COLUMN[member]], member, view) for member, view in wanted)
+        fields = place.row
+        in_order = [(fields[_FIRST_COLUMN[member]], member, view) for member, view in wanted]
+        in_order.sort()
         start = end = in_order[0][0]
         views: list[memoryview] = []
         for offset, _, view in in_order:
@@ -121,7 +122,7 @@ class ShardBytes:
         image = decode_image(content)
         manifest, row = self._shards.manifest, place.row
         found = (len(image.questions), image.num_boxes, image.feature_dim, image.feature_dtype)
-        expected = (int(row["num_questions"]), int(row["num_boxes"]), manifest.feature_dim, manifest.feature_dtype)
+        expected = (row.num_questions, row.num_boxes, manifest.feature_dim, manifest.feature_dtype)
         if found != expected:
             raise UserError(
                 f"shard {self._shards.files.name(place.shard)}, sample '{image.image_id}' does not match manifest and"

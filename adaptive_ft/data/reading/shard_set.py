@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES, Manifest, ShardEntry
-from adaptive_ft.data.format.shard_index import MEMBERS, load_index
+from adaptive_ft.data.format.shard_index import MEMBERS, IndexRow, load_index
 from adaptive_ft.data.format.shard_scan import check_shard
 from adaptive_ft.data.format.tokenizer_files import check_tokenizer
 from adaptive_ft.data.pixels import Framing
@@ -34,14 +34,13 @@ OnCut = Callable[[str], None]
 BLIND_FEATURE_DIM = 16  # nothing but zeros goes in, so the smallest projection that is still a matrix will do
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where an example lies: shard, image and its index row, place among the image's questions."""
 
     shard: int
     image: int
     question: int
-    row: np.void
+    row: IndexRow
 
 
 @dataclass(frozen=True)
@@ -165,13 +164,16 @@ class ShardSet:
         # bisect on lists: numpy's searchsorted takes ten times as long for a single number.
         image = bisect_right(self._first_examples, example) - 1
         shard = bisect_right(self._first_images, image) - 1
-        return Place(shard, image, example - self._first_examples[image], self.index_I[image])
+        return Place(shard, image, example - self._first_examples[image], self._row(image))
 
     def images(self) -> Iterator[Place]:
         """Where the first question of every image lies, or would lie, in order."""
         for shard, (first, entry) in enumerate(zip(self._first_images, self.manifest.shards, strict=True)):
             for image in range(first, first + entry.images):
-                yield Place(shard, image, 0, self.index_I[image])
+                yield Place(shard, image, 0, self._row(image))
+
+    def _row(self, image: int) -> IndexRow:
+        return IndexRow._make(self.index_I[image].item())
 
     @cached_property
     def _first_examples(self) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_ft.data.format.manifest import Manifest, ShardInfo
+from adaptive_ft.data.format.shard_index import IndexRow
 from adaptive_ft.data.reading.shard_bytes import ShardBytes
 from adaptive_ft.data.reading.shard_set import Place, ShardSet
 from adaptive_ft.data.records import ImageRecord, Question
@@ -37,7 +38,7 @@ def packed_images(folder: Path) -> Iterator[PackedImage]:
     number = 0
     for shard, entry in enumerate(shards.manifest.shards):
         for _ in range(entry.images):
-            place = Place(shard, number, 0, shards.index_I[number])
+            place = Place(shard, number, 0, IndexRow._make(shards.index_I[number].item()))
             image = content.describe(place)
             yield PackedImage(image.image_id, image.questions, f"{folder / entry.file}", folder, place)
             number += 1
@@ -63,7 +64,7 @@ class PackedReader:
             boxes_N4 = _numbers(content.fetch(place, "boxes", name), "float32").reshape(-1, 4)
             stored = content.fetch(place, "features", name)
             features_ND = _numbers(stored, described.feature_dtype).reshape(-1, described.feature_dim)
-        picture = bytes(content.fetch(place, "picture", name)) if place.row["picture_size"] else None
+        picture = bytes(content.fetch(place, "picture", name)) if place.row.picture_size else None
         return ImageRecord(
             image_id=image.image_id,
             width=described.width,

@@ -28,7 +28,7 @@ def test_readers_that_see_one_damaged_copy_all_get_the_new_one(shard_folder: Pat
     assert {place.shard for place in places} == {1}
     content = bytearray(copy.read_bytes())
     for place in places:
-        content[place.row["json_offset"]] ^= 1
+        content[place.row.json_offset] ^= 1
     copy.write_bytes(content)
     both, renew = threading.Barrier(2, timeout=60), shards.files.renew
 

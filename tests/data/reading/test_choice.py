@@ -33,7 +33,7 @@ def cut(shard_folder: Path, tmp_path: Path) -> DataConfig:
     """A training set whose second shard has lost the regions of image 3 (question 6 of 13), and a whole set."""
     shutil.copytree(shard_folder, tmp_path / "val")
     place = ShardSet.open(shard_folder).locate(6)
-    os.truncate(shard_folder / "shard-00001.tar", int(place.row["boxes_offset"]) + 3)
+    os.truncate(shard_folder / "shard-00001.tar", place.row.boxes_offset + 3)
     return DataConfig(train=str(shard_folder), val=str(tmp_path / "val"), max_bad_share=0.1)
 
 

@@ -85,9 +85,9 @@ def test_the_index_points_at_the_members(shard_folder: Path) -> None:
                 if member.name.startswith(f"img{place.image:03d}.")
             }
         assert offsets == {
-            "json": (place.row["json_offset"], place.row["json_size"]),
-            "boxes.f32": (place.row["boxes_offset"], place.row["num_boxes"] * 4 * 4),
-            "features.f16": (place.row["features_offset"], place.row["num_boxes"] * 5 * 2),
+            "json": (place.row.json_offset, place.row.json_size),
+            "boxes.f32": (place.row.boxes_offset, place.row.num_boxes * 4 * 4),
+            "features.f16": (place.row.features_offset, place.row.num_boxes * 5 * 2),
         }
 
 

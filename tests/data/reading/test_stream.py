@@ -120,7 +120,7 @@ def test_evaluation_asks_every_question_once(shards: ShardSet, batch_size: int, 
 def test_blind_reads_no_features(shards: ShardSet, shard_folder: Path) -> None:
     content = bytearray((shard_folder / "shard-00000.tar").read_bytes())
     place = shards.locate(0).row
-    content[place["features_offset"] : place["features_offset"] + 4] = b"\xff" * 4  # NaN, if anybody looked
+    content[place.features_offset : place.features_offset + 4] = b"\xff" * 4  # NaN, if anybody looked
     (shard_folder / "shard-00000.tar").write_bytes(content)
     (batch,) = EvalStream(shards.with_blind(), batch_size=13)
     assert batch.features_BND.shape == (13, 1, 5)
@@ -143,7 +143,7 @@ def test_shards_without_regions_are_read_blind_only(
 def poke(shards: ShardSet, column: str, content: bytes) -> None:
     place = shards.locate(5)
     with Path(shards.files.name(place.shard)).open("r+b") as file:
-        file.seek(place.row[column])
+        file.seek(getattr(place.row, column))
         file.write(content)
 
 
@@ -177,7 +177,7 @@ def test_damage_found_while_reading_reaches_the_consumer(
 
 def test_a_shard_cut_after_opening_is_a_short_read(shards: ShardSet) -> None:
     path = Path(shards.files.name(1))
-    path.write_bytes(path.read_bytes()[: shards.locate(5).row["json_offset"] + 6])
+    path.write_bytes(path.read_bytes()[: shards.locate(5).row.json_offset + 6])
     with pytest.raises(UserError, match=r"shard-00001\.tar, image number 0: its member 'json' has 6 of \d+ bytes"):
         list(EvalStream(shards, batch_size=2))
 
