@@ -13,5 +13,5 @@ class UserError(ValueError):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The sentence that points from a misspelt `word` to the closest of `choices`, or an empty string."""
     lowered = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
     return f" Did you mean '{lowered[close[0]]}'?" if close else ""

@@ -126,6 +126,8 @@ class Command:
                 f"left out: {join.images_without_questions} images without questions, "
                 f"{join.questions_without_regions} questions without features"
             )
+        if not info.answered:
+            print("no question has answers: a set to predict on (eval --predictions), not to train or judge on")
         print(_told(tokenizer))
 
     def _compare(self, like: Path, questions: QuestionsByImage) -> None:

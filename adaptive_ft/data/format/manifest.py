@@ -106,7 +106,8 @@ class Manifest:
         """Read and check folder/manifest.json; UserError names what is wrong with it."""
         path = folder / MANIFEST_NAME
         if not folder.is_dir():
-            raise UserError(f"there is no folder '{folder}'; give the folder that holds {MANIFEST_NAME}")
+            what = f"'{folder}' is a file" if folder.is_file() else f"there is no folder '{folder}'"
+            raise UserError(f"{what}; give the folder that holds {MANIFEST_NAME}")
         if not path.is_file():
             raise UserError(f"'{folder}' has no {MANIFEST_NAME}: no shard set, or its writing never finished")
         try:

@@ -36,10 +36,11 @@ class Join(Generic[Image]):
 
     def __iter__(self) -> Iterator[Image]:
         self.images_without_questions = 0
-        waiting = set(self._questions)
+        waiting, unasked = set(self._questions), ""
         for record in self._regions:
             if record.image_id not in self._questions:
                 self.images_without_questions += 1
+                unasked = unasked or f"; there are regions of '{record.image_id}', which nobody asks about"
             elif record.image_id not in waiting:
                 raise UserError(f"image '{record.image_id}' comes a second time ({record.origin}); remove one of them")
             else:
@@ -50,8 +51,8 @@ class Join(Generic[Image]):
             first = next(name for name in self._questions if name in waiting)
             raise UserError(
                 f"{self.questions_without_regions} questions are about {len(waiting)} images without "
-                f"regions, first '{first}'; add the missing features, or leave "
-                "such questions out with --allow_missing_features"
+                f"regions, first '{first}'{unasked}: the files are cut, of another split or named otherwise (docs/data.md)."
+                " Add the missing features, or leave such questions out with --allow_missing_features."
             )
 
 
