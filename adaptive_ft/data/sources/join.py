@@ -51,8 +51,8 @@ class Join(Generic[Image]):
             first = next(name for name in self._questions if name in waiting)
             raise UserError(
                 f"{self.questions_without_regions} questions are about {len(waiting)} images without "
-                f"regions, first '{first}'{unasked}: the files are cut, of another split or named otherwise (docs/data.md)."
-                " Add the missing features, or leave such questions out with --allow_missing_features."
+                f"regions, first '{first}'{unasked}: the files are cut, of another split or named otherwise"
+                " (docs/data.md). Add the missing features, or leave such questions out with --allow_missing_features."
             )
 
 

@@ -17,7 +17,8 @@ _CACHE_KB = 32 * 1024
 
 def staging_database() -> sqlite3.Connection:
     """A new, empty database on the disk, of which a little is kept in memory."""
-    database = sqlite3.connect("", isolation_level=None)
+    # Whoever reads it may hand the reading to a thread, as tokenizers do in training: one at a time, but not the first.
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     # Nobody will ever read it again: neither a journal nor waiting for the disk is of use.
     for setting in ("journal_mode=OFF", "synchronous=OFF", "temp_store=FILE", f"cache_size=-{_CACHE_KB}"):
         database.execute(f"PRAGMA {setting}")
