@@ -35,7 +35,7 @@ def test_the_one_asked_for_wins_then_the_models_then_the_shards(shards: ShardSet
 
 
 def test_none_anywhere_and_one_that_cannot_be_read_are_named(shards: ShardSet, tmp_path: Path) -> None:
-    nameless = replace(shards, manifest=replace(shards.manifest, tokenizer=None))
+    nameless = replace(shards, manifest=replace(shards.manifest, tokenizer=None, tokenizer_files={}))
     with pytest.raises(UserError, match=r"name a tokenizer: give one with --data\.tokenizer"):
         load_tokenizer(None, ModelConfig(), nameless)
     with pytest.raises(UserError, match=f"The tokenizer '{tmp_path}' cannot be read"):
