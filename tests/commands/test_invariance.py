@@ -1,0 +1,152 @@
+"""adaptive-ft invariance on a small run: matrices, summary, pictures; one sentence for what does not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from adaptive_ft.build import build
+from adaptive_ft.cli import run_command
+from adaptive_ft.commands.compared_models import open_compared
+from adaptive_ft.commands.invariance import read_pictures
+from adaptive_ft.config import load_run_config
+from adaptive_ft.data.pixels import Framing
+from adaptive_ft.data.reading.choice import DataConfig, open_set
+from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.saving import restore
+from adaptive_ft.trainer import Trainer
+
+SMALL = PicturesConfig(
+    source_train_images=6, source_val_images=6, target_train_images=10, target_val_images=11, images_per_shard=4
+)
+SETTINGS = ("--images", "9", "--iterations", "6", "--batch-size", "5")
+SIZES = {"image_size": 24, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, and a base of four layers."""
+    folder = tmp_path_factory.mktemp("invariance")
+    generate_pictures(folder / "pictures", SMALL)
+    torch.manual_seed(1)
+    base = ViTForImageClassification(ViTConfig(**SIZES, num_hidden_layers=4, initializer_range=0.2))
+    base.save_pretrained(folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path, repository: Path, ranks: Ranks) -> RunFolder:
+    """A run of a few updates on that base."""
+    given = {
+        "--name": "run",
+        "--output_dir": place / "runs",
+        "--ds_config": repository / "ds_configs/zero0.json",
+        "--data.train": place / "pictures/target/train",
+        "--data.val": place / "pictures/target/val",
+        "--model.name": place / "base",
+        "--max_steps": 4,
+        "--per_device_train_batch_size": 4,
+        "--optim.learning_rate": 0.01,
+        "--adapt.policy.embedding_size": 8,
+        "--adapt.policy.hidden_size": 8,
+    }
+    run = build(load_run_config([str(word) for pair in given.items() for word in pair]), ranks)
+    Trainer(run).fit()
+    return run.folder
+
+
+def measure(finetuned: Path, place: Path, output: Path, *more: str) -> None:
+    shards = str(place / "pictures/target/val")
+    run_command(
+        ["invariance", "--finetuned", str(finetuned), "--shards", shards, "--output", str(output), *SETTINGS, *more]
+    )
+
+
+def test_a_run_is_compared_with_its_base(
+    finished: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
+    told = capsys.readouterr().out
+    found: dict[str, Any] = json.loads((tmp_path / "m/summary.json").read_text())
+    layers = ["layer.0", "layer.1", "layer.2", "layer.3", "norm"]
+    assert (found["layers"], found["pictures"], found["control"]) == (layers, 9, "random")
+    with np.load(tmp_path / "m/matrices.npz") as held:
+        assert {name for name in held.files if name.startswith("stir-")} == {
+            "stir-fine-tuned", "stir-pretrained", "stir-random",
+        }  # fmt: skip
+        assert held["residuals"].shape == (5, 9)
+        assert found["retention"] == np.diagonal(held["stir-fine-tuned"]).tolist()
+    assert set(found["tuned_share"]) == set(layers[:4])
+    assert len(found["strongest_layer"]) == len(found["centre_of_mass"]) == 4
+    assert found["within_pretrained"][0] > 0.5
+    assert all((tmp_path / "m" / name).stat().st_size > 5000 for name in ("stir.png", "retention_and_usage.png"))
+    for layer in layers:
+        assert f"\n{layer}" in told
+    assert "rank correlation of tuned share and forgetting" in told
+
+
+def test_it_goes_on_in_the_same_folder_without_another_search(
+    finished: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(finished.path, place, tmp_path / "m")
+    first = (tmp_path / "m/summary.json").read_text()
+    assert "inversions 1/10" in capsys.readouterr().out
+    measure(finished.path, place, tmp_path / "m")
+    assert "inversions" not in capsys.readouterr().out
+    assert (tmp_path / "m/summary.json").read_text() == first
+
+
+def test_a_frozen_run_is_its_base_but_for_the_embeddings_and_a_policy_decides_per_picture(
+    finished: RunFolder, place: Path
+) -> None:
+    numbers, device = torch.arange(3), torch.device("cpu")
+    pictures = read_pictures(open_set(str(place / "pictures/target/val"), DataConfig()).with_pictures(Framing(24)), 3)
+    layers = ["layer.0", "layer.3", "norm"]
+    model = restore(finished.path).model
+    pixels = (2 * pictures - 1).clone()
+    for word, policy in (("frozen", "frozen"), ("tuned", "tuned"), ("network", None)):
+        reader = open_compared("fine-tuned", str(finished.path), word, ()).reader(device)
+        with torch.no_grad():
+            found = reader(pictures, numbers, layers)
+            whole = model(pixel_values=pixels, policy=policy, output_hidden_states=True)
+        assert torch.allclose(found["layer.0"], whole.hidden_states[1].flatten(1), atol=1e-5)
+        assert torch.allclose(found["layer.3"], whole.hidden_states[4].flatten(1), atol=1e-5)
+        assert torch.allclose(model.base.classifier(found["norm"]), whole.logits, atol=1e-5)
+
+
+def test_pictures_are_spread_over_the_shards_and_lie_between_0_and_1(place: Path) -> None:
+    shards = open_set(str(place / "pictures/target/val"), DataConfig()).with_pictures(Framing(24))
+    whole, some = read_pictures(shards, 500), read_pictures(shards, 3)
+    assert whole.shape == (11, 3, 24, 24)
+    assert torch.equal(some, whole[[0, 5, 10]])
+    assert 0 <= whole.min() < 0.3 < 0.7 < whole.max() <= 1
+
+
+def test_what_does_not_fit_is_told_in_one_sentence(
+    finished: RunFolder, place: Path, tmp_path: Path, workplace: Path
+) -> None:
+    def refused(told: str, *more: str, finetuned: Path = finished.path) -> None:
+        with pytest.raises(UserError, match=told):
+            measure(finetuned, place, tmp_path / "m", *more)
+
+    for name, sizes in (("shallow", {"num_hidden_layers": 2}), ("larger", {"num_hidden_layers": 4, "image_size": 32})):
+        ViTForImageClassification(ViTConfig(**{**SIZES, **sizes})).save_pretrained(tmp_path / name)
+    refused("has 5 layers to compare, the control model 3", "--control", str(tmp_path / "shallow"))
+    refused("images are 3 x 24 x 24 but the control model takes 3 x 32 x 32", "--control", str(tmp_path / "larger"))
+    refused("is no run folder, so it has no frozen half: name --pretrained", finetuned=place / "base")
+    refused("knows no policy 'used', only", "--policy", "used")
+    refused("--images is 1", "--images", "1")
+    refused("iterations is 0", "--iterations", "0")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.yaml").write_text(finished.config_file.read_text())
+    refused("has no latest checkpoint", finetuned=empty)
+    refused("holds questions", "--shards", str(workplace / "world/target/val"))
+    assert not (tmp_path / "m").exists()
