@@ -18,6 +18,7 @@ from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.supply import peak_memory_gib
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, best_constant_answer
 from adaptive_ft.tracking import Tracker, open_trackers
+from adaptive_ft.versions import versions
 
 PER_CENT = 100.0
 
@@ -117,6 +118,7 @@ class Recorder:
             "steps": self.run.engine.updates,
             "world_size": self.run.ranks.world_size,
             "seconds": seconds,
+            "versions": versions(),
         }
         self.run.folder.write_summary(summary)
         return summary

@@ -13,7 +13,7 @@ KERNELS = REPOSITORY / "kernels"
 
 # From the ground up. A module may import its own storey (without a cycle) and everything below.
 STOREYS: tuple[tuple[str, ...], ...] = (
-    ("errors", "whole_files"),
+    ("errors", "whole_files", "versions"),
     ("kernels",),
     ("data",),
     ("gates", "components", "independent_policy", "refusals"),
@@ -23,6 +23,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("adaptive_config", "decider"),
     ("pretrained",),
     ("adapt",),
+    ("distances",),
     ("adaptive_ft",),
     ("tasks",),
     ("analysis",),
@@ -33,7 +34,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("subjects",),
     ("build",),
     ("evaluation", "saving", "same_run"),
-    ("recorder", "exporting"),
+    ("recorder", "exporting", "examining"),
     ("divergence",),
     ("trainer",),
     ("embedded",),

@@ -62,24 +62,8 @@ class UsageMeter:
         return self.tying.expand(self.decision_shares().unsqueeze(0)).squeeze(0)
 
     def summary(self) -> dict[str, float]:
-        """Numbers over the live decisions; dead ones never count.
-
-        mean_tuned_share: mean over components, so that strategies with and without decisions compare;
-        decisions: how many are live; always_on, always_off: live decisions that never changed;
-        mean_entropy_bits: mean over them of H(p) = -p log2 p - (1-p) log2(1-p), p the share; 0 without any;
-        effective_decisions: sum of H(p), the fair coins that would carry as many bits (at most `decisions`).
-        """
-        live_D = torch.tensor(self.tying.live, dtype=torch.bool)
-        shares_D = self.decision_shares()[live_D]
-        entropy_D = _binary_entropy(shares_D)
-        return {
-            "mean_tuned_share": self._mean_tuned_share(),
-            "decisions": len(shares_D),
-            "always_on": int((shares_D == 1).sum()),
-            "always_off": int((shares_D == 0).sum()),
-            "mean_entropy_bits": entropy_D.mean().item() if len(shares_D) else 0.0,
-            "effective_decisions": entropy_D.sum().item(),
-        }
+        """What `summary_of` tells of the shares counted so far."""
+        return summary_of(self.tying, self.decision_shares())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The counts, for a checkpoint."""
@@ -95,10 +79,37 @@ class UsageMeter:
             )
         self._counts = counts.double().clone()
 
-    def _mean_tuned_share(self) -> float:
-        dead = {decision for decision, live in enumerate(self.tying.live) if not live}
-        counted_C = torch.tensor([decision not in dead for decision in self.tying.index], dtype=torch.bool)
-        return self.component_shares()[counted_C].mean().item()
+
+def summary_of(tying: Tying, shares_D: Tensor) -> dict[str, float]:
+    """Numbers over the live decisions, from the share of samples that tune each, float64 [D]; dead ones never count.
+
+    mean_tuned_share: mean over components, so that strategies with and without decisions compare;
+    decisions: how many are live; always_on, always_off: live decisions that never changed;
+    mean_entropy_bits: mean over them of H(p) = -p log2 p - (1-p) log2(1-p), p the share; 0 without any;
+    effective_decisions: sum of H(p), the fair coins that would carry as many bits (at most `decisions`).
+    """
+    live_D = torch.tensor(tying.live, dtype=torch.bool)
+    own_D = shares_D[live_D]
+    entropy_D = _binary_entropy(own_D)
+    return {
+        "mean_tuned_share": _mean_tuned_share(tying, shares_D),
+        "decisions": len(own_D),
+        "always_on": int((own_D == 1).sum()),
+        "always_off": int((own_D == 0).sum()),
+        "mean_entropy_bits": entropy_D.mean().item() if len(own_D) else 0.0,
+        "effective_decisions": entropy_D.sum().item(),
+    }
+
+
+def decision_shares(tying: Tying, shares_C: Tensor) -> Tensor:
+    """The decisions' shares [D] in the components' shares [C], such as a run's CSV files hold."""
+    return shares_C[[tying.index.index(decision) for decision in range(len(tying.decisions))]]
+
+
+def _mean_tuned_share(tying: Tying, shares_D: Tensor) -> float:
+    dead = {decision for decision, live in enumerate(tying.live) if not live}
+    counted_C = torch.tensor([decision not in dead for decision in tying.index], dtype=torch.bool)
+    return tying.expand(shares_D.unsqueeze(0)).squeeze(0)[counted_C].mean().item()
 
 
 def _binary_entropy(shares: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adaptive_ft.analysis.usage import UsageMeter
+from adaptive_ft.analysis.usage import UsageMeter, decision_shares, summary_of
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.strategies import Tying, tie
 
@@ -95,3 +95,12 @@ def test_strategies_without_decisions_have_a_share_too(strategy: str, share: flo
         0,
         0.0,
     )
+
+
+def test_a_summary_can_be_made_of_the_shares_of_components(tying: Tying) -> None:
+    """As a run's CSV files hold them."""
+    meter = UsageMeter(tying)
+    meter.update(GATES)
+    shares = decision_shares(tying, meter.component_shares())
+    assert shares.tolist() == meter.decision_shares().tolist()
+    assert summary_of(tying, shares) == meter.summary()
