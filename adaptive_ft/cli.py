@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "answer the questions of any shard set with a trained run",
     "export": "write a trained run as a plain Hugging Face model, or as an adaptive one",
     "table": "print the strategy table of finished runs",
+    "report": "write one HTML page about runs: scores, curves, usage, examples",
     "invariance": "measure which invariances of a pretrained model a fine-tuned one has kept",
     "inspect": "print the components of a model, a strategy's decisions, and the parameters",
 }

@@ -46,9 +46,11 @@ def test_deltas_of_low_rank_are_multiplied_out() -> None:
     leaf = model.base.get_submodule("layers.1.mlp.fc1")
     with torch.no_grad():
         leaf.get_parameter("delta_up").fill_(0.5)
-    delta = leaf.get_parameter("delta_up") @ leaf.get_parameter("delta_down")
+    delta = (leaf.get_parameter("delta_up") @ leaf.get_parameter("delta_down")).detach()
     own = [leaf, model.base.get_submodule("layers.1.layernorm_after")]  # both belong to ffn.in where norms precede
-    before = sum(part.get_parameter(name).double().square().sum() for part in own for name in ("weight", "bias"))
+    before = sum(
+        part.get_parameter(name).detach().double().square().sum() for part in own for name in ("weight", "bias")
+    )
     distances = component_distances(model)
     assert distances is not None
     (moved,) = distances.nonzero().flatten().tolist()

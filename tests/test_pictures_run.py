@@ -16,6 +16,7 @@ from adaptive_ft import AdaptiveModel
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.commands.eval import Command as Evaluate
+from adaptive_ft.commands.report import Command as Report
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.reading.shard_set import PictureShardSet
 from adaptive_ft.data.world.config import IMAGE_ID_SPACE
@@ -174,3 +175,12 @@ def test_clothing_photographs_train_a_vit(shared_data: Path, options: Options, p
     run_command([*words, "--split", "validation", "--like", train, "--output", val])
     summary = Trainer(build(options("clothing", "--data.train", train, "--data.val", val), ranks)).fit()
     assert summary["best_constant"]["score"] == pytest.approx(0.1)
+
+
+def test_the_report_shows_pictures_with_their_classes(finished: RunFolder, tmp_path: Path) -> None:
+    """All seven pictures of the validation set, without regions, and usage by class."""
+    Report([finished.path], output=tmp_path / "page.html", examples=7).run()
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.count('class="card"') == html.count("<img ") == 7
+    assert "Usage by class" in html
+    assert 'aria-hidden="true"><rect' not in html

@@ -1,0 +1,69 @@
+"""adaptive-ft report on real runs: whole, without a checkpoint, and what is no run."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from adaptive_ft.commands.report import Command
+from adaptive_ft.data.reading.choice import all_questions
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
+
+
+def test_a_finished_run_becomes_a_page(
+    finished_run: RunFolder, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its question types, its examples with pictures, its versions; the same page twice but for the time."""
+    output = tmp_path / "page.html"
+    Command([finished_run.path], output=output, samples=20, examples=3).run()
+    html = output.read_text(encoding="utf-8")
+    assert html.count('class="card"') == html.count("<img ") == 3
+    asked = list(csv.DictReader((tmp_path / "page_files/finished_decisions.csv").open(encoding="utf-8")))
+    known = {
+        str(question.question_id): question for question in all_questions(ShardSet.open(workplace / "world/target/val"))
+    }
+    assert len(asked) == 20
+    assert all(known[row["question_id"]].text == row["question"] for row in asked)
+    assert "Versions it was trained with" in html
+    told = capsys.readouterr().out
+    assert f"report     {output}" in told
+    assert "No examples" not in told
+
+
+def test_a_run_without_checkpoint_is_reported_as_far_as_it_goes(
+    finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, on the terminal and in the page; the page lies in the run's folder by default."""
+    folder = tmp_path / "young"
+    shutil.copytree(finished_run.path, folder, ignore=shutil.ignore_patterns("checkpoints", "summary.json"))
+    Command([folder]).run()
+    sentence = f"No examples, and no usage by kind of question: &#39;{folder}&#39; has no best checkpoint."
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert sentence in html
+    assert "not finished: 1 epochs so far" in html
+    assert "What was tuned where" in html
+    assert sentence.replace("&#39;", "'") in capsys.readouterr().out
+
+
+def test_nothing_is_asked_with_no_samples(finished_run: RunFolder, tmp_path: Path) -> None:
+    Command([finished_run.path], output=tmp_path / "page.html", samples=0).run()
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "How the decisions are made" not in html
+    assert '<p class="notice">' not in html
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"runs": []}, r"Name run folders: adaptive-ft report runs/\*"),
+        ({"runs": [Path("nowhere")]}, "'nowhere' is not a run folder"),
+        ({"samples": -1}, "--samples and --examples count"),
+        ({"output": Path("gone/page.html")}, "--output 'gone/page.html': there is no folder 'gone'"),
+    ],
+)
+def test_mistakes_are_one_sentence(finished_run: RunFolder, options: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Command(**{"runs": [finished_run.path], **options}).run()
