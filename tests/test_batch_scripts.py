@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,32 @@ def test_a_folder_that_is_no_clone_is_refused(script: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     assert f"{tmp_path} is no clone of adaptive_ft" in done.stderr
     assert "ADAPTIVE_FT_HOME" in done.stderr
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_rank_that_is_signalled_with_its_shell_saves_and_its_code_is_told(tmp_path: Path) -> None:
+    """Slurm signals both; the shell waits for the rank."""
+    rank = subprocess.Popen(
+        ["bash", FOLDER / "rank.sh", sys.executable, "-c", SAVES],
+        env={**os.environ, "ADAPTIVE_FT_CODES": str(tmp_path), "RANK": "3"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == b"ready\n"
+    os.killpg(rank.pid, signal.SIGTERM)
+    assert rank.wait(60) == 75
+    assert (tmp_path / "3").read_text() == "75\n"
 
 
 def test_without_slurm_there_is_one_sentence() -> None:

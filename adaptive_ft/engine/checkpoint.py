@@ -105,9 +105,10 @@ class CheckpointFolder:
         write_whole(self.folder / pointer, tag + "\n", self.check)
 
     def pointed(self, pointer: str) -> str | None:
-        """The tag `pointer` names, None where there is no such pointer yet."""
+        """The tag `pointer` names, None where there is no such pointer yet, or none that can be read."""
         path = self.folder / pointer
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+        tag = path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
+        return tag if TAG.fullmatch(tag) else None
 
     def is_written(self, tag: str) -> bool:
         """Whether `tag` was declared whole; its files may have suffered since (see `faults`)."""
@@ -118,14 +119,18 @@ class CheckpointFolder:
         place = self.folder / tag
         if not self.is_written(tag):
             return ["it has no manifest: the save was interrupted"]
+        try:
+            listed = [(name, fact["bytes"], fact["sha256"]) for name, fact in self.read_manifest(tag)["files"].items()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return [f"its {MANIFEST} is damaged"]
         found = []
-        for name, fact in self.read_manifest(tag)["files"].items():
+        for name, size, sha256 in listed:
             path = place / name
             if not path.is_file():
                 found.append(f"{name} is missing")
-            elif path.stat().st_size != fact["bytes"]:
-                found.append(f"{name} has {path.stat().st_size} bytes instead of {fact['bytes']}")
-            elif sha256_of(path) != fact["sha256"]:
+            elif path.stat().st_size != size:
+                found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
+            elif sha256_of(path) != sha256:
                 found.append(f"{name} has another SHA-256 than when it was written")
         return found
 
@@ -147,8 +152,13 @@ class CheckpointFolder:
         return manifest
 
     def prune(self, limit: int) -> None:
-        """Keep the newest `limit` checkpoints up to the pointer's, and the best one; remove the older ones."""
+        """Keep the newest `limit` checkpoints up to the pointer's, and the best one; remove the older ones, and what
+        an interrupted removal has left of others.
+        """
         latest, best = self.pointed(LATEST), self.pointed(BEST)
+        for tag in self._tags():
+            if latest and _step(tag) < _step(latest) and not self.is_written(tag):
+                self.remove(tag)
         written = [tag for tag in self._tags() if self.is_written(tag)]
         # What is newer than the pointer is not of this run's past: it must not push out what is.
         past = written[written.index(latest) :] if latest in written else []

@@ -50,6 +50,33 @@ def test_nothing_saved_is_nothing_to_resume(checkpoints: CheckpointFolder) -> No
     assert checkpoints.pointed(LATEST) is None
 
 
+@pytest.mark.parametrize("content", [b"", b'{"step": 2, "fil', b'{"step": 2}', b"[]", b"\xff"])
+def test_a_damaged_manifest_is_passed_over(content: bytes, checkpoints: CheckpointFolder) -> None:
+    """As any other damage is: the checkpoint before it is taken."""
+    whole, torn = save(checkpoints, 1), save(checkpoints, 2)
+    (checkpoints.folder / torn / "manifest.json").write_bytes(content)
+    sentence = "checkpoint step_000002 is passed over: its manifest.json is damaged."
+    assert checkpoints.newest_whole() == (whole, [sentence])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../etc"])
+def test_a_damaged_pointer_is_none(content: bytes, checkpoints: CheckpointFolder) -> None:
+    """The newest whole checkpoint is found without it."""
+    tag = save(checkpoints, 1)
+    (checkpoints.folder / LATEST).write_bytes(content)
+    assert checkpoints.pointed(LATEST) is None
+    assert checkpoints.newest_whole() == (tag, [])
+
+
+def test_what_an_interrupted_removal_left_is_removed_with_the_next(checkpoints: CheckpointFolder) -> None:
+    """A kill between the manifest's removal and that of the large files would keep them for ever."""
+    for step in (1, 2, 3):
+        save(checkpoints, step)
+    (checkpoints.folder / "step_000001/manifest.json").unlink()
+    checkpoints.prune(2)
+    assert sorted(path.name for path in checkpoints.folder.glob("step_*")) == ["step_000002", "step_000003"]
+
+
 def test_an_interrupted_save_does_not_exist(checkpoints: CheckpointFolder) -> None:
     """It has no name of a checkpoint yet, the pointer was never moved to it, and the next save clears it away."""
     whole, torn = save(checkpoints, 1), fill(checkpoints, 2)
