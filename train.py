@@ -25,8 +25,8 @@ def main(ranks: Ranks) -> None:
     prepare_embedded(config, ranks)
     run = build(config, ranks)
     Trainer(run).fit()
-    if ranks.is_main:
-        show_outcome(run.folder.path)
+    # All ranks wait for rank 0, which may still be telling a tracker: srun ends a job a minute after its first rank.
+    ranks.on_main(lambda: show_outcome(run.folder.path))
 
 
 if __name__ == "__main__":
