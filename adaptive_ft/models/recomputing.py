@@ -4,8 +4,6 @@ A layer that is a `GradientCheckpointingLayer` keeps only its inputs for the bac
 comes there, if its model was told so (`gradient_checkpointing_enable`). All families' layers are, except LXMERT's.
 """
 
-from typing import Any
-
 from torch import nn
 from transformers import LxmertPreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -24,24 +22,27 @@ RECOMPUTABLE: dict[type[nn.Module], type[nn.Module]] = {
     LxmertLayer: RecomputableLayer,
     LxmertXLayer: RecomputableXLayer,
 }
+SUPPORTED = "supports_gradient_checkpointing"  # the word by which transformers refuses the switch
 PLAIN = {recomputable: plain for plain, recomputable in RECOMPUTABLE.items()}
 
 
 def allow_recomputing(model: nn.Module) -> None:
     """Give every LXMERT layer in `model` the switch, in place; weights, names and results stay."""
-    _turn(model, RECOMPUTABLE, supported=True)
+    _turn(model, RECOMPUTABLE)
+    for module in model.modules():
+        if isinstance(module, LxmertPreTrainedModel):
+            vars(module)[SUPPORTED] = True
 
 
 def undo_recomputing(model: nn.Module) -> None:
     """Give every layer that `allow_recomputing` has changed in `model` its own class back."""
-    _turn(model, PLAIN, supported=False)
+    _turn(model, PLAIN)
+    for module in model.modules():
+        if isinstance(module, LxmertPreTrainedModel):
+            vars(module).pop(SUPPORTED, None)
 
 
-def _turn(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]], *, supported: bool) -> None:
+def _turn(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> None:
     for module in model.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]
-        elif isinstance(module, LxmertPreTrainedModel):
-            # transformers refuses the switch by this word.
-            found: Any = module
-            found.supports_gradient_checkpointing = supported
