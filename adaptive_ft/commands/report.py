@@ -1,6 +1,6 @@
 """adaptive-ft report: one HTML page about some runs, finished or not, that needs nothing else; tables beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,9 @@ class Command:
     shards: str | None = None
     """Folder or address of shards to ask about; default: the validation shards of each run."""
 
+    invariance: list[Path] = field(default_factory=list)
+    """Folders that adaptive-ft invariance wrote: their figures stand at the end of the page."""
+
     def run(self) -> None:
         """Read, ask, write, and say where."""
         if not self.runs:
@@ -46,7 +49,7 @@ class Command:
             raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
         quiet_libraries()
         told = [self._told(run) for run in runs]
-        beside = write_report(told, output, self.examples, _made())
+        beside = write_report(told, output, self.examples, _made(), self.invariance)
         print(f"report     {output}\nbeside it  {beside}")
 
     def _told(self, run: RunFiles) -> Told:

@@ -16,15 +16,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from adaptive_ft.analysis.pictures import save_figure, training_curves
+from adaptive_ft.analysis.report.cards import data_address
 from adaptive_ft.analysis.report.sections import Told, compared, section
 from adaptive_ft.analysis.report.strategies_table import COLUMNS, differences, numbers, to_beat
+from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
 TEMPLATE = "page.html.j2"
+INVARIANCE_FIGURES = ("stir.png", "retention_and_usage.png")
+"""What adaptive-ft invariance draws."""
 
 
-def page(told: Sequence[Told], examples: int, made: dict[str, str]) -> str:
-    """The HTML of a report on some runs with up to `examples` examples each; `made` says when and by what."""
+def page(told: Sequence[Told], examples: int, made: dict[str, str], invariances: Sequence[Path] = ()) -> str:
+    """The HTML of a report on some runs with up to `examples` examples each; `made` says when and by what.
+
+    `invariances` are folders of adaptive-ft invariance; raises UserError for one without its figures.
+    """
     environment = Environment(
         loader=PackageLoader("adaptive_ft.analysis.report", "."),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -38,15 +45,19 @@ def page(told: Sequence[Told], examples: int, made: dict[str, str]) -> str:
         style=_own_file("page.css"),
         script=_own_file("page.js"),
         made=made,
+        invariances=[(folder.name, _figures(folder)) for folder in invariances],
     )
 
 
-def write_report(told: Sequence[Told], output: Path, examples: int, made: dict[str, str]) -> Path:
+def write_report(
+    told: Sequence[Told], output: Path, examples: int, made: dict[str, str], invariances: Sequence[Path] = ()
+) -> Path:
     """Write the page to `output`, and its tables and pictures to the folder beside it, which is returned.
 
     strategies.csv; per run NAME_decisions.csv (the samples), NAME_kinds.csv, NAME_distance.csv, and PNGs of the curves
     and of the last heatmap.
     """
+    html = page(told, examples, made, invariances)
     beside = output.with_name(f"{output.stem}_files")
     beside.mkdir(parents=True, exist_ok=True)
     rows = [numbers(one.run, one.examined.parameters if one.examined else None) for one in told]
@@ -54,8 +65,16 @@ def write_report(told: Sequence[Told], output: Path, examples: int, made: dict[s
     for number, one in enumerate(told, start=1):
         is_only = [other.run.name for other in told].count(one.run.name) == 1
         _write_run(one, beside, one.run.name if is_only else f"{one.run.name}_{number}")
-    write_whole(output, page(told, examples, made))
+    write_whole(output, html)
     return beside
+
+
+def _figures(folder: Path) -> list[str]:
+    """The figures of a folder as data: addresses."""
+    files = [folder / name for name in INVARIANCE_FIGURES]
+    if not any(file.is_file() for file in files):
+        raise UserError(f"'{folder}' has no {' or '.join(INVARIANCE_FIGURES)}: name what adaptive-ft invariance wrote.")
+    return [data_address(file.read_bytes()) for file in files if file.is_file()]
 
 
 def _write_run(told: Told, beside: Path, name: str) -> None:

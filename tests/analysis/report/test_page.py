@@ -12,7 +12,8 @@ from adaptive_ft.analysis.report.page import page, write_report
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.data.records import Question
-from tests.analysis.report.conftest import MakeRun, examined_of, example
+from adaptive_ft.errors import UserError
+from tests.analysis.report.conftest import MakeRun, examined_of, example, picture
 
 MADE = {"made": "today"}
 VOID = {"meta", "link", "img", "input", "br"}
@@ -124,3 +125,15 @@ def test_tables_and_pictures_lie_beside_the_page(told: Told, tmp_path: Path) -> 
 def test_two_runs_of_one_name_do_not_overwrite_each_other(told: Told, tmp_path: Path) -> None:
     beside = write_report([told, told], tmp_path / "page.html", 0, MADE)
     assert {path.name for path in beside.glob("*_kinds.csv")} == {"first_1_kinds.csv", "first_2_kinds.csv"}
+
+
+def test_figures_of_invariances_stand_in_the_page(told: Told, tmp_path: Path) -> None:
+    """Those that are there; a folder that has none is named before anything is written."""
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(UserError, match=r"kept' has no stir\.png or retention_and_usage\.png"):
+        write_report([told], tmp_path / "page.html", 0, MADE, [tmp_path / "kept"])
+    assert not (tmp_path / "page_files").exists()
+    (tmp_path / "kept/stir.png").write_bytes(picture())
+    outline = Outline(page([told], 0, MADE, [tmp_path / "kept"]))
+    assert "Invariances kept: kept" in outline.text
+    assert [image["alt"] for image in outline.of("img")] == ["invariances of kept, figure 1"]
