@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FEWEST = 4  # of three layers every order has a p above 0.3
+FEWEST_FOR_INTERVAL = 10
 _DRAWS = 10_000
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's rho; the 95 % interval of drawing layers again with replacement; and p, the share of random orders
-    with a rho at least as far from 0. Layers of one model are no independent draws: both say less than they seem to.
+    """Spearman's rho; p, the share of random orders with a rho at least as far from 0; and the 95 % interval of drawing
+    layers again with replacement, None for fewer than ten layers: those of a perfect order, drawn again, are in order
+    too. Layers of one model are no independent draws: both say less than they seem to.
     """
 
     rho: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     layers: int
 
@@ -38,14 +40,16 @@ def rank_correlation(x_L: Floats, y_L: Floats, seed: int = 1) -> RankCorrelation
     if len(x_L) < FEWEST or np.isnan(rho):
         return None
     generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(x_L), (_DRAWS, len(x_L)))
-    again = _spearman(x_L[drawn], y_L[drawn])
-    low, high = np.nanpercentile(again, [2.5, 97.5])
     orders = generator.permuted(np.tile(y_L, (_DRAWS, 1)), axis=1)
     by_chance = _spearman(np.broadcast_to(x_L, orders.shape), orders)
     as_far = np.abs(by_chance) >= abs(rho) - 1e-12
     # The order that was found is one of those that chance may give.
-    return RankCorrelation(float(rho), float(low), float(high), float((as_far.sum() + 1) / (_DRAWS + 1)), len(x_L))
+    p = float((as_far.sum() + 1) / (_DRAWS + 1))
+    if len(x_L) < FEWEST_FOR_INTERVAL:
+        return RankCorrelation(float(rho), None, None, p, len(x_L))
+    drawn = generator.integers(0, len(x_L), (_DRAWS, len(x_L)))
+    low, high = np.nanpercentile(_spearman(x_L[drawn], y_L[drawn]), [2.5, 97.5])
+    return RankCorrelation(float(rho), float(low), float(high), p, len(x_L))
 
 
 def mean_ranks(values_NL: Floats) -> Floats:

@@ -172,7 +172,7 @@ def summary(matrices: Matrices, tuned: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def usage_against_forgetting(matrices: Matrices, tuned: Mapping[str, float]) -> dict[str, float] | None:
+def usage_against_forgetting(matrices: Matrices, tuned: Mapping[str, float]) -> dict[str, Any] | None:
     """Do policies tune where invariances are forgotten? Over the layers that have gates; None where it is not known."""
     gated = [number for number, layer in enumerate(matrices.layers) if layer in tuned]
     shares = np.array([tuned[matrices.layers[number]] for number in gated])
@@ -181,13 +181,15 @@ def usage_against_forgetting(matrices: Matrices, tuned: Mapping[str, float]) -> 
     return None if found is None else asdict(found)
 
 
-def correlation_told(found: Mapping[str, float] | None) -> str:
+def correlation_told(found: Mapping[str, Any] | None) -> str:
     """The rank correlation in one line."""
     if found is None:
         return "no rank correlation of tuned share and forgetting: it takes four layers whose shares differ"
+    few = found["low"] is None
+    sure = "too few for an interval" if few else f"95 % {found['low']:+.2f} to {found['high']:+.2f}"
     return (
         f"rank correlation of tuned share and forgetting over {found['layers']} layers: {found['rho']:+.2f}"
-        f" (95 % {found['low']:+.2f} to {found['high']:+.2f}, p {found['p']:.2g})"
+        f" ({sure}, p {found['p']:.2g})"
     )
 
 
