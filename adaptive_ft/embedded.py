@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from adaptive_ft.build import build, choose_kernels
+from adaptive_ft.build import Run, build, choose_kernels
 from adaptive_ft.checks import check_options
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.format.manifest import Manifest
@@ -25,7 +25,9 @@ from adaptive_ft.data.reading.choice import open_train_and_val
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.data.world.generate import Progress, generate_world
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
+from adaptive_ft.engine.preemption import StoppedOnRequest
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.same_run import why_not_resumed
 from adaptive_ft.trainer import Trainer
 
 WORLD = Path("data/world")
@@ -64,9 +66,7 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
     _generate(config, ranks)
     if needs_base:
         ranks.together(lambda: open_train_and_val(config.data))
-        pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
-        _generate(pretraining, ranks)
-        Trainer(build(pretraining, ranks)).fit()
+        _pretrain(config, ranks)
 
 
 def generated_place(config: RunConfig) -> Path | None:
@@ -83,14 +83,40 @@ def _generate(config: RunConfig, ranks: Ranks) -> None:
 def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
     """The run that makes the base of `config`, under the engine of `config`; its batch is that of all ranks together.
 
-    What an interrupted try left is removed: it may have run with other ranks or another recipe.
+    It goes on from where an interrupted one was, also on another number of ranks.
     """
     base = load_run_config(["--config", str(RECIPES / PRETRAINING[str(config.model.name)])])
     base.ds_config, base.kernels, base.stop_file = config.ds_config, config.kernels, config.stop_file
     base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
-    shutil.rmtree(Path(base.output_dir) / str(base.name), ignore_errors=True)
+    base.resume = "auto"
     print(f"pretraining the base model on the source domain; it is kept in {base.export_to}", flush=True)
     return base
+
+
+def _pretrain(config: RunConfig, ranks: Ranks) -> None:
+    """Make the base of `config`, or end what an interrupted start has begun of it (collective)."""
+    pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
+    _generate(pretraining, ranks)
+    run = build(pretraining, ranks)
+    refusal = ranks.on_main(lambda: why_not_resumed(run))
+    if refusal is not None:
+        run.train.close()
+        ranks.on_main(lambda: _remove(run, refusal))
+        run = build(pretraining, ranks)
+    try:
+        Trainer(run).fit()
+    except StoppedOnRequest:
+        if ranks.is_main:
+            print("that was the pretraining of the base: start the same command again, and it goes on", flush=True)
+        ranks.barrier()  # the first rank that leaves makes the launcher end the others
+        raise
+
+
+def _remove(run: Run, refusal: str) -> None:
+    """Nobody but this program makes what lies there, so it need not be kept for a person to decide on."""
+    run.folder.check()
+    shutil.rmtree(run.folder.path)
+    print(f"{refusal} It is removed, and the pretraining begun again.", flush=True)
 
 
 def make_world(folder: Path = WORLD, world: WorldConfig | None = None) -> dict[str, Manifest]:

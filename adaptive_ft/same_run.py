@@ -90,6 +90,19 @@ def check_same_run(run: Run, tag: str) -> None:
         )
 
 
+def why_not_resumed(run: Run) -> str | None:
+    """The sentence that refuses to go on from the newest whole checkpoint of the run's folder; None where nothing
+    stands in the way or there is none (rank 0 only).
+    """
+    tag, _ = run.folder.checkpoints.newest_whole()
+    try:
+        if tag is not None:
+            check_same_run(run, tag)
+    except UserError as refusal:
+        return str(refusal)
+    return None
+
+
 def _check_batch(run: Run, which: str, written: int) -> None:
     """Refuse another batch of all ranks than was `written`, and say what keeps it on this number of ranks."""
     numbers = run.parts.numbers

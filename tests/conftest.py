@@ -100,6 +100,15 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
+def sleeper() -> Iterator[int]:
+    """The number of a process that lives until the end of the test."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
 def start_by_hand(workplace: Path) -> Iterator[Callable[..., "list[subprocess.Popen[str]]"]]:
     """Start ranks of a python program without any launcher, so that a test may signal each of them; what still lives
     at the end of the test is killed.

@@ -1,9 +1,11 @@
 """The embedded run: when its recipe applies, and how the base's run is begun; every recipe can be read."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from adaptive_ft import embedded
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.embedded import (
@@ -17,10 +19,13 @@ from adaptive_ft.embedded import (
     prepare_embedded,
     with_embedded_recipe,
 )
+from adaptive_ft.engine.living import ALIVE, identity, process_began
+from adaptive_ft.engine.preemption import StoppedOnRequest
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import ModelConfig
 from adaptive_ft_kernels import dispatch
+from tests.conftest import REPOSITORY
 
 
 def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> None:
@@ -66,15 +71,77 @@ def test_kernels_that_cannot_run_are_refused_before_minutes_of_work(
     assert not any(tmp_path.iterdir())
 
 
-def test_an_interrupted_pretraining_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SMALL_PRETRAINING = """
+data: {train: data/world/source/train, val: data/world/source/val}
+model: {name: null, hidden_size: 16, num_attention_heads: 2, intermediate_size: 16, language_layers: 1,
+        region_layers: 1, cross_layers: 1, max_position_embeddings: 24}
+adapt: {strategy: standard}
+name: base
+output_dir: data/pretraining
+export_to: data/base
+eval_on_start: false
+max_steps: 3
+per_device_train_batch_size: 8
+"""
+PRETRAINED = Path("data/pretraining/base")
+
+
+@pytest.fixture
+def small_pretraining(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """An embedded run whose base is pretrained in three updates, in a folder of its own with the small world."""
+    recipe = tmp_path / "recipes" / PRETRAINING[str(BASE)]
+    recipe.parent.mkdir()
+    recipe.write_text(SMALL_PRETRAINING)
+    monkeypatch.setattr(embedded, "RECIPES", recipe.parent)
     monkeypatch.chdir(tmp_path)
-    config = RunConfig(model=ModelConfig(name=str(BASE)))
-    base = begin_pretraining(config, 1)
-    left_over = Path(base.output_dir) / str(base.name) / "checkpoints" / "latest"
-    left_over.parent.mkdir(parents=True)
-    left_over.write_text("step_000001")
-    begin_pretraining(config, 2)
-    assert not left_over.exists()
+    WORLD.parent.mkdir()
+    WORLD.symlink_to(workplace / "world")
+    words = ["--data.train", str(WORLD / "target/train"), "--data.val", str(WORLD / "target/val")]
+    stage = str(REPOSITORY / "ds_configs/zero2.json")
+    config = load_run_config([*words, "--model.name", str(BASE), "--stop_file", "stop", "--ds_config", stage])
+    Path("stop").touch()
+    return config
+
+
+def test_a_pretraining_that_was_stopped_goes_on(
+    ranks: Ranks, small_pretraining: RunConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with the exit code of every stopped run; the same command goes on from its checkpoint."""
+    with pytest.raises(StoppedOnRequest) as stopped:
+        prepare_embedded(small_pretraining, ranks)
+    assert stopped.value.code == 75
+    assert "start the same command again" in capfd.readouterr().out
+    Path("stop").unlink()
+    prepare_embedded(small_pretraining, ranks)
+    assert "resuming from step_000001" in capfd.readouterr().out
+    assert (BASE / "config.json").is_file()
+
+
+def test_a_pretraining_of_another_kind_is_begun_again(
+    ranks: Ranks, small_pretraining: RunConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What lies there was written under another ZeRO stage: it is told and removed, and the base is made."""
+    with pytest.raises(StoppedOnRequest):
+        prepare_embedded(small_pretraining, ranks)
+    Path("stop").unlink()
+    small_pretraining.ds_config = str(REPOSITORY / "ds_configs/zero1.json")
+    prepare_embedded(small_pretraining, ranks)
+    told = capfd.readouterr().out
+    assert "was written with a ZeRO stage (--ds_config) of 2, this run has 1" in told
+    assert "begun again" in told
+    assert "nothing to resume from" in told
+    assert (BASE / "config.json").is_file()
+
+
+def test_a_pretraining_that_is_alive_is_left_alone(ranks: Ranks, small_pretraining: RunConfig, sleeper: int) -> None:
+    """A second command is refused before anything of the first one is touched."""
+    PRETRAINED.mkdir(parents=True)
+    holder = {**identity(), "process": sleeper, "began": process_began(sleeper)}
+    (PRETRAINED / ALIVE).write_text(json.dumps(holder))
+    (PRETRAINED / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=f"A run is alive in '{PRETRAINED}': process {sleeper}"):
+        prepare_embedded(small_pretraining, ranks)
+    assert {path.name for path in PRETRAINED.iterdir()} == {ALIVE, "metrics.jsonl"}
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,6 @@ from adaptive_ft.engine import living
 from adaptive_ft.engine.generation import next_generation
 from adaptive_ft.engine.living import ALIVE, alive, identity, process_began, refuse_second_run
 from adaptive_ft.errors import UserError
-
-
-@pytest.fixture
-def sleeper() -> Iterator[int]:
-    """The number of a process that lives until the end of the test."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    yield process.pid
-    process.kill()
-    process.wait()
 
 
 def write(folder: Path, **changed: Any) -> None:
