@@ -21,6 +21,7 @@ from adaptive_ft.data.reading.stream import EvalStream, TrainStream
 from adaptive_ft.engine.checkpoint import LATEST
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
+from adaptive_ft.engine.living import SignOfLife
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
@@ -54,6 +55,8 @@ class Run:
     parts: Parts
     engine: Engine
     train: TrainStream
+    sign: SignOfLife
+    """That somebody is at the folder; shown until `Trainer.fit` ends."""
 
     @property
     def global_batch(self) -> int:
@@ -96,15 +99,18 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
     """
     parts = ranks.together(lambda: _build_parts(config, ranks))
     folder = ranks.on_main(lambda: open_run_folder(config))
+    sign = SignOfLife(folder.generation if ranks.is_main else None)
     try:
-        return _start(config, ranks, parts, folder)
+        sign.show()
+        return _start(config, ranks, parts, folder, sign)
     except BaseException:
+        sign.leave()
         if ranks.is_main:
             folder.give_back()
         raise
 
 
-def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> Run:
+def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sign: SignOfLife) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
     if ranks.is_main:
         keep_nameless_base(parts.model.base, folder)
@@ -130,7 +136,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder) -> 
         readers=config.data.readers,
         bad=bad_samples(config.data, parts.train_shards),
     )
-    return Run(config, ranks, folder, parts, engine, train)
+    return Run(config, ranks, folder, parts, engine, train, sign)
 
 
 def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:

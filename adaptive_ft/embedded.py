@@ -101,6 +101,7 @@ def _pretrain(config: RunConfig, ranks: Ranks) -> None:
     refusal = ranks.on_main(lambda: why_not_resumed(run))
     if refusal is not None:
         run.train.close()
+        run.sign.leave()
         ranks.on_main(lambda: _remove(run, refusal))
         run = build(pretraining, ranks)
     try:

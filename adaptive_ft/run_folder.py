@@ -7,7 +7,7 @@ runs/NAME/plots/           pictures and their CSVs
 runs/NAME/checkpoints/     see engine/checkpoint.py
 runs/NAME/summary.json     the row of the strategy table, written when the run has finished
 runs/NAME/generation       which start of the run may write here (engine/generation.py)
-runs/NAME/alive            who does at the moment (engine/living.py)
+runs/NAME/alive            who is at it at the moment (engine/living.py)
 """
 
 import json
@@ -21,12 +21,12 @@ from typing import Any
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder
 from adaptive_ft.engine.generation import GENERATION, Generation, next_generation
-from adaptive_ft.engine.living import refuse_second_run
+from adaptive_ft.engine.living import ALIVE, refuse_second_run, write_sign
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
 from adaptive_ft.whole_files import write_whole
 
-OPENING = {"config.yaml", "base", "plots", GENERATION}
+OPENING = {"config.yaml", "base", "plots", GENERATION, ALIVE}
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,18 @@ def open_run_folder(config: RunConfig) -> RunFolder:
         taken = list(takewhile(_is_taken, _places(config)))
         if taken:
             refuse_second_run(taken[-1])
-            return RunFolder(taken[-1], next_generation(taken[-1]))
+            return _taken_over(taken[-1])
     for path in _places(config):
         if _take(RunFolder(path), config):
-            return RunFolder(path, next_generation(path))
+            return _taken_over(path)
     raise UserError(f"The run folder '{path}' is not empty: continue it with --resume auto, or choose another --name.")
+
+
+def _taken_over(path: Path) -> RunFolder:
+    """The folder as this start's, seen to be so at once: building the model may take minutes."""
+    generation = next_generation(path)
+    write_sign(generation)
+    return RunFolder(path, generation)
 
 
 def default_name(config: RunConfig) -> str:

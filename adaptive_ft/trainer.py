@@ -23,7 +23,6 @@ from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.divergence import Divergence
 from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
-from adaptive_ft.engine.living import alive
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.evaluation import Evaluation, evaluate
@@ -85,8 +84,7 @@ class Trainer:
     @contextmanager
     def _own_folder(self) -> Iterator[None]:
         """Seen to be alive in the run folder; whatever fails because another start has taken it over is told so."""
-        generation = self.run.folder.generation
-        with taken_over_told(generation), alive(generation if self.ranks.is_main else None):
+        with taken_over_told(self.run.folder.generation), self.run.sign:
             yield
 
     def _finished(self) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """One folder per run: names, numbers, and never two runs in one folder."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from adaptive_ft.adaptive_config import AdaptiveConfig
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.generation import TakenOver
+from adaptive_ft.engine.living import ALIVE, identity
 from adaptive_ft.errors import UserError
 from adaptive_ft.policy import PolicyConfig
 from adaptive_ft.run_folder import RunFolder, default_name, open_run_folder
@@ -118,7 +120,13 @@ def test_the_summary_is_written_whole(config: RunConfig) -> None:
     """Its presence says that the run has finished; no temporary file stays beside it."""
     folder = begin(config)
     folder.write_summary({"val_score": 0.5})
-    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "generation", "plots", "summary.json"]
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "alive",
+        "config.yaml",
+        "generation",
+        "plots",
+        "summary.json",
+    ]
     assert '"val_score": 0.5' in (folder.path / "summary.json").read_text()
 
 
@@ -133,3 +141,13 @@ def test_a_resume_takes_the_folder_over(config: RunConfig) -> None:
             write()
     assert {path: path.stat().st_mtime_ns for path in later.path.rglob("*")} == before
     later.write_summary({})
+
+
+@pytest.mark.parametrize("resume", ["none", "auto"])
+def test_who_opens_a_folder_is_seen_in_it_at_once(resume: str, config: RunConfig) -> None:
+    """Building the model may take minutes: a second start must be refused in them already."""
+    named = replace(config, name="mine", resume=resume)
+    if resume == "auto":
+        (begin(named).path / ALIVE).unlink()
+    folder = open_run_folder(named)
+    assert json.loads((folder.path / ALIVE).read_text()) == identity()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from adaptive_ft import build as building
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
+from adaptive_ft.engine.living import ALIVE
 from adaptive_ft.engine.ranks import Ranks, free_port
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
@@ -161,3 +163,23 @@ def test_the_trackers_of_a_run_that_fails_are_closed(
     assert trainer.recorder is not None
     with pytest.raises(ValueError, match="closed file"):
         trainer.recorder.trackers[0].log(1, {"loss": 1.0})
+
+
+def test_a_start_that_fails_before_it_trains_leaves_no_sign_of_life(
+    tiny: Callable[..., list[str]], ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may live on, as a notebook does: nobody is to take it for a run."""
+    words = tiny("signs", "--output_dir", str(tmp_path), "--max_steps", "1")
+    folder = tmp_path / "signs"
+    Trainer(build(load_run_config(words), ranks)).fit()
+    resumed = load_run_config([*words, "--resume", "auto"])
+
+    def fails(*_: Any, **__: Any) -> None:
+        assert (folder / ALIVE).is_file(), "it is seen while it builds its engine"
+        raise UserError("no engine today")
+
+    monkeypatch.setattr(building, "Engine", fails)
+    with pytest.raises(UserError, match="no engine today"):
+        build(resumed, ranks)
+    assert (folder / "config.yaml").is_file()
+    assert not (folder / ALIVE).exists()

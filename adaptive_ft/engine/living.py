@@ -3,7 +3,8 @@
 This is a courtesy that saves a mistake; what keeps the folder whole in any case is the generation number. So it only
 refuses on proof, and never a job that its batch system has started again.
 
-    runs/NAME/alive    who trains here, as JSON; touched every few seconds, removed when the run leaves
+    runs/NAME/alive    who is at it, as JSON: from the opening of the folder on, touched every few seconds, removed
+                       when the run leaves
 """
 
 import json
@@ -11,10 +12,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from adaptive_ft.engine.generation import Generation
 from adaptive_ft.errors import UserError
@@ -48,29 +49,54 @@ def refuse_second_run(folder: Path) -> None:
     here = holder["machine"] is not None and holder["machine"] == own["machine"]
     if process_began(holder["process"]) == holder["began"] if here else _beats(path):
         raise UserError(
-            f"A run is alive in '{folder}': process {holder['process']} on {holder['host']}. End it first, or choose"
-            " another --name; one run at a time can write there."
+            f"A run is alive in '{folder}': process {holder['process']} on {holder['host']}. End it or wait"
+            " for its end, or choose another --name; one run at a time can write there."
         )
 
 
-@contextmanager
-def alive(generation: Generation | None) -> Iterator[None]:
-    """Show a sign of life in the folder of the run every few seconds; None for ranks that do not."""
-    if generation is None:
-        yield
-        return
-    leaving = threading.Event()
+def write_sign(generation: Generation) -> None:
+    """Be seen in the folder of a run: the first sign of life of the start that has just taken it over."""
     write_whole(generation.folder / ALIVE, json.dumps(identity()), generation.check)
-    beating = threading.Thread(target=_beat, args=(generation, leaving), name="sign-of-life", daemon=True)
-    beating.start()
-    try:
-        yield
-    finally:
-        leaving.set()
-        beating.join()
+
+
+class SignOfLife:
+    """Renews the sign of one start of a run every few seconds, from `show` or `with` to `leave` or its end.
+
+    generation: that start; None for ranks that show no sign.
+    """
+
+    def __init__(self, generation: Generation | None) -> None:
+        self._generation = generation
+        self._leaving = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def show(self) -> None:
+        """Write the sign and renew it from now on; nothing where that is done already."""
+        if self._generation is None or self._beating is not None:
+            return
+        write_sign(self._generation)
+        self._leaving.clear()
+        words = (self._generation, self._leaving)
+        self._beating = threading.Thread(target=_beat, args=words, name="sign-of-life", daemon=True)
+        self._beating.start()
+
+    def leave(self) -> None:
+        """Remove the sign, unless another start has taken the folder over."""
+        if self._generation is None or self._beating is None:
+            return
+        self._leaving.set()
+        self._beating.join()
+        self._beating = None
         with suppress(UserError, OSError):
-            generation.check()
-            (generation.folder / ALIVE).unlink()
+            self._generation.check()
+            (self._generation.folder / ALIVE).unlink()
+
+    def __enter__(self) -> Self:
+        self.show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 def identity() -> dict[str, Any]:

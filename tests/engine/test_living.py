@@ -11,7 +11,7 @@ import pytest
 
 from adaptive_ft.engine import living
 from adaptive_ft.engine.generation import next_generation
-from adaptive_ft.engine.living import ALIVE, alive, identity, process_began, refuse_second_run
+from adaptive_ft.engine.living import ALIVE, SignOfLife, identity, process_began, refuse_second_run
 from adaptive_ft.errors import UserError
 
 
@@ -66,7 +66,7 @@ def test_on_another_machine_only_a_new_sign_of_life_counts(tmp_path: Path, monke
     """A recent sign alone may be that of a machine that has just died; an old one is not waited for."""
     monkeypatch.setattr(living, "BEAT_SECONDS", 0.4)
     generation = next_generation(tmp_path)
-    with alive(generation):
+    with SignOfLife(generation):
         write(tmp_path, machine="elsewhere", host="node7")
         with pytest.raises(UserError, match=r"process \d+ on node7"):
             refuse_second_run(tmp_path)
@@ -79,9 +79,31 @@ def test_on_another_machine_only_a_new_sign_of_life_counts(tmp_path: Path, monke
 
 def test_the_sign_of_life_goes_with_the_run_unless_it_is_another_ones(tmp_path: Path) -> None:
     """A run that was taken over leaves the new one's file."""
-    with alive(next_generation(tmp_path)):
+    with SignOfLife(next_generation(tmp_path)):
         assert json.loads((tmp_path / ALIVE).read_text())["process"] == os.getpid()
     assert not (tmp_path / ALIVE).exists()
-    with alive(next_generation(tmp_path)):
+    with SignOfLife(next_generation(tmp_path)):
         next_generation(tmp_path)
     assert (tmp_path / ALIVE).exists()
+
+
+def test_a_sign_of_life_is_kept_from_its_showing_to_the_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown while the model is built, kept by the training, gone with it, and shown again by the next training."""
+    monkeypatch.setattr(living, "BEAT_SECONDS", 0.05)
+    sign, path = SignOfLife(next_generation(tmp_path)), tmp_path / ALIVE
+    sign.show()
+    os.utime(path, (0, 0))
+    while path.stat().st_mtime == 0:
+        time.sleep(0.01)
+    for _ in range(2):
+        with sign:
+            assert path.exists()
+        assert not path.exists()
+
+
+def test_ranks_beside_the_first_show_none(tmp_path: Path) -> None:
+    """They have no generation to show it for."""
+    with SignOfLife(None):
+        assert not list(tmp_path.iterdir())
