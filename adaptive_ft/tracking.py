@@ -157,7 +157,15 @@ def open_trackers(
     folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
 ) -> list[Tracker]:
     """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only)."""
-    trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", resumed_at)]
+    lines = JsonLines(folder / "metrics.jsonl", resumed_at)
+    return [lines, *open_asked_trackers(folder, config, run_config, resumed_at)]
+
+
+def open_asked_trackers(
+    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
+) -> list[Tracker]:
+    """The trackers asked for, without metrics.jsonl: also for what is found out about a finished run."""
+    trackers: list[Tracker] = []
     if "wandb" in config.report_to:
         trackers.append(Wandb(folder, config, run_config))
     if "tensorboard" in config.report_to:

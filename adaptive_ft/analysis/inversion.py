@@ -9,6 +9,7 @@ momentum, no prior on pictures). Starts are drawn per input from (seed, its numb
 on batches. Shapes: B inputs of a batch, N all inputs, X features of a layer; inputs have any shape behind.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +55,8 @@ class InversionConfig:
             raise UserError(f"step is {self.step}: it must be above 0.")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise UserError(f"low {self.low} is not below high {self.high}: inputs need a range.")
-        if self.start in ("uniform", "white", "black") and (self.low is None or self.high is None):
+        is_bounded = self.low is not None and self.high is not None and math.isfinite(self.high - self.low)
+        if self.start in ("uniform", "white", "black") and not is_bounded:
             raise UserError(f"start '{self.start}' needs a range: give low and high, or start from noise.")
 
     def clamped(self, inputs: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The models that `adaptive-ft invariance` compares: runs, folders or hub ids, each as a reader of its blocks.
 
-Shapes: B pictures with pixels in [0, 1], 3 = red green blue, H and W rows and columns of pixels.
+Shapes: B examples, X features of a layer, E hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,39 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adaptive_ft.adapt import AdaptiveModel
-from adaptive_ft.analysis.representations import Forward, Reader, Tap, hooked, weights_hash
-from adaptive_ft.data.format.manifest import LABELLED_PICTURES
-from adaptive_ft.data.pixels import Framing
+from adaptive_ft.analysis.representations import Read, Reader, Tap, hooked, weights_hash
+from adaptive_ft.commands.measured_inputs import Feeding, fed_pictures, fed_questions
+from adaptive_ft.config import RunConfig
+from adaptive_ft.data.reading.batch import PictureBatch, RawBatch
+from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.models import Anatomy, describe
-from adaptive_ft.models.loading import DataFacts, ModelConfig, build_base
+from adaptive_ft.models.anatomy import Block
+from adaptive_ft.models.loading import ModelConfig, build_base
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
-from adaptive_ft.subjects.picture_processing import load_processing
+from adaptive_ft.subjects import Subject, choose_subject
 from adaptive_ft.subjects.pictures import Pictures
-from adaptive_ft.tasks.classification import WHITE_LEVEL
+from adaptive_ft.subjects.questions import Questions
+from adaptive_ft.tasks.task import Task
 
-NORM = "norm"
-"""The layer after the last block: the class token behind the final norm."""
+NORM, POOLED = "norm", "pooled"
+"""What is read after the last block: the class token behind the final norm, or what the answer is read from."""
 _FINAL_NORMS = ("layernorm", "post_layernorm")
+_SEES_NOTHING = ("language",)
+"""The streams of blocks that nothing of a picture reaches."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A model, how it is fed (`subject`), and which of its weights a picture meets (`policy`, "" for a plain one)."""
+    """A model, how it is asked (`subject`, `task`), and which of its weights an example meets (`policy`, "" for a
+    plain one).
+    """
 
     role: str
     model: AdaptiveModel | PreTrainedModel
-    subject: Pictures
+    subject: Subject
+    task: Task
     policy: str = ""
 
     @property
@@ -46,56 +55,67 @@ class Compared:
         plain: PreTrainedModel = found
         return plain
 
-    @property
-    def framing(self) -> Framing:
-        """The frame it takes pictures in."""
-        return self.subject.framing(self.base)
+    def fit(self, shards: ShardSet) -> ShardSet:
+        """The shards as this model reads them; raises UserError where it cannot."""
+        wanted, found = self.subject.facts.content, shards.manifest.content
+        if wanted != found:
+            raise UserError(
+                f"The {self.role} model reads {wanted}, '{shards.address}' holds {found}: choose other shards."
+            )
+        return self.subject.fit(shards, self.base)
 
     def at_random(self, seed: int) -> "Compared":
-        """The same model with new random weights, fed in the same way."""
+        """The same model with new random weights, asked in the same way."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = type(self.base)(self.base.config)
-        return Compared("random", fresh, self.subject)
+        return Compared("random", fresh, self.subject, self.task)
 
-    def reader(self, device: torch.device) -> Reader:
-        """Its blocks by the names of its layers, and the class token behind the final norm; pixels in [0, 1]."""
+    def reader(self, device: torch.device, examples: PictureBatch | RawBatch) -> Reader:
+        """Its blocks by the names of its layers, and what is read after the last one; fed with what is varied of
+        `examples`.
+        """
         model = self.model.to(device).eval().requires_grad_(False)
         anatomy = model.anatomy if isinstance(model, AdaptiveModel) else describe(model)
-        taps = _taps(anatomy, self.base)
-        side = self.framing.side
-        fingerprint = f"{weights_hash(model)} {self.policy} {self.subject.processing.normalisation}"
-        return Reader(self.role, tuple(taps), (3, side, side), hooked(self._forward(), taps), fingerprint)
+        feeding, taps = self._feeding(device, examples), _taps(anatomy, self.base, self.subject)
+        blocks = dict(zip(anatomy.components.layers, anatomy.blocks, strict=True))
+        real = {layer: _real(blocks[layer], feeding) for layer in taps if layer in blocks and feeding.real_by_stream}
+        # An adaptive model that is not merged is one whose network decides example by example.
+        read = hooked(lambda inputs_B, numbers_B: model(**feeding.arguments(inputs_B, numbers_B)), taps)
+        # The head is not read, and that of a plain model is new where it has other classes.
+        weights = weights_hash(model if isinstance(model, AdaptiveModel) else anatomy.backbone(model))
+        fingerprint = f"{weights} {self.policy} {feeding.fingerprint}"
+        return Reader(self.role, tuple(taps), feeding.shape, _without_padding(read, real), fingerprint)
 
-    def _forward(self) -> Forward:
-        model, normalise = self.model, self.subject.processing.normalisation
-        # An adaptive model that is not merged is one whose network decides picture by picture.
-
-        def forward(pixels_B3HW: Tensor, _: Tensor) -> object:
-            return model(pixel_values=normalise(WHITE_LEVEL * pixels_B3HW))
-
-        return forward
+    def _feeding(self, device: torch.device, examples: PictureBatch | RawBatch) -> Feeding:
+        if isinstance(self.subject, Pictures):
+            return fed_pictures(self.subject.processing.normalisation, self.subject.framing(self.base).side)
+        task: Any = self.task
+        questions: Any = examples
+        return fed_questions(task, questions, device)
 
 
-def open_compared(role: str, name: str, policy: str, classes: Sequence[str]) -> Compared:
-    """The model called `name`: a run folder with its weights as `policy` says, or else a folder or hub id.
+def open_compared(role: str, name: str, policy: str, shards: ShardSet) -> Compared:
+    """The model called `name`: a run folder with its weights as `policy` says, or else a folder or hub id, asked as
+    the `shards` are read.
 
     Raises:
-        UserError: no such model, a run without checkpoint, one that does not look at pictures, or a policy that its
-            strategy does not know.
+        UserError: no such model, a run without checkpoint or that looks at nothing, a model that reads something else
+            than the shards hold, or a policy that its strategy does not know.
     """
     if RunFolder(Path(name)).config_file.is_file():
         return _of_run(role, name, policy)
-    facts = DataFacts(classes, content=LABELLED_PICTURES)
-    model = build_base(ModelConfig(name=name), facts)
-    return Compared(role, model, Pictures(classes, load_processing(name)))
+    config = RunConfig(model=ModelConfig(name=name))
+    subject = choose_subject(config, shards)
+    base = build_base(config.model, subject.facts)
+    return Compared(role, base, subject, subject.task(config, base))
 
 
 def _of_run(role: str, name: str, policy: str) -> Compared:
     restored = restore(Path(name))
-    if not isinstance(restored.subject, Pictures):
-        raise UserError(f"The run '{name}' answers questions: invariances are measured on models of pictures.")
-    model = restored.model
+    subject, task, model = restored.subject, restored.task, restored.model
+    if isinstance(subject, Questions) and subject.blind:
+        raise UserError(f"The run '{name}' sees nothing but questions: there is nothing to vary in a picture.")
     words = ("network", "global", *model.tying.unit.constants)
     if policy not in words:
         raise UserError(
@@ -105,26 +125,60 @@ def _of_run(role: str, name: str, policy: str) -> Compared:
     if policy == "network" and model.decisions and model.config.eval_decisions == "sample":
         raise UserError(f"The policy of '{name}' draws its decisions anew for every batch: choose --policy global.")
     if policy == "network" and model.decider.default(training=False) is None and model.decisions:
-        return Compared(role, model, restored.subject, policy)
-    # One set of weights for all pictures: plain modules, which cost a plain model's time.
+        return Compared(role, model, subject, task, policy)
+    # One set of weights for all examples: plain modules, which cost a plain model's time.
     word = None if policy == "network" and not model.decisions else ("global" if policy == "network" else policy)
     merged: Any = model.merge_and_unload(word)
-    return Compared(role, merged, restored.subject, policy)
+    return Compared(role, merged, subject, task, policy)
 
 
-def _taps(anatomy: Anatomy, base: nn.Module) -> dict[str, Tap]:
-    layers = anatomy.components.layers
-    taps = {layer: Tap(base.get_submodule(block.path)) for layer, block in zip(layers, anatomy.blocks, strict=True)}
+def _taps(anatomy: Anatomy, base: nn.Module, subject: Subject) -> dict[str, Tap]:
+    """The blocks that see the picture, and what comes after the last."""
+    taps = {
+        layer: Tap(base.get_submodule(block.path), _all_places(len(block.streams)))
+        for layer, block in zip(anatomy.components.layers, anatomy.blocks, strict=True)
+        if tuple(block.streams.values()) != _SEES_NOTHING
+    }
     backbone = anatomy.backbone(base)
+    if not isinstance(subject, Pictures):
+        return {**taps, POOLED: Tap(backbone, _pooled)}
     blocks = tuple(base.get_submodule(block.path) for block in anatomy.blocks)
     inside = {id(module) for block in blocks for module in block.modules()}
     for name, module in backbone.named_modules():
         if name.rpartition(".")[2] in _FINAL_NORMS and id(module) not in inside:
-            taps[NORM] = Tap(module, _class_token)
-            return taps
+            return {**taps, NORM: Tap(module, _class_token)}
     raise UserError(f"A {type(backbone).__name__} has no final norm to read: only models of pictures are compared.")
+
+
+def _all_places(streams: int) -> Any:
+    """Of a block with several outputs all places, one stream behind the other: [B, places, E]."""
+    return None if streams == 1 else lambda outputs: torch.cat(outputs[:streams], dim=1)
+
+
+def _pooled(output: Any) -> Tensor:
+    """[B, E] behind the last block: LXMERT's and VL-BERT's outputs call it by two names."""
+    found: Tensor = output["pooled_output" if "pooled_output" in output else "pooler_output"]
+    return found
 
 
 def _class_token(output: Tensor) -> Tensor:
     """[B, X] of [B, places, X]; CLIP's last norm sees nothing but the class token."""
     return output if output.dim() == 2 else output[:, 0]
+
+
+def _real(block: Block, feeding: Feeding) -> Tensor:
+    """bool [N, places] of all the streams of a block."""
+    return torch.cat([feeding.real_by_stream[stream] for stream in block.streams.values()], dim=1)
+
+
+def _without_padding(read: Read, real_by_layer: Mapping[str, Tensor]) -> Read:
+    """The same with zeros at places that hold no word and no region."""
+
+    def masked(inputs_B: Tensor, numbers_B: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        found = dict(read(inputs_B, numbers_B, layers))
+        for layer in real_by_layer.keys() & found.keys():
+            real_N = real_by_layer[layer]
+            found[layer] = found[layer] * real_N[numbers_B.to(real_N.device)].unsqueeze(2)
+        return found
+
+    return masked

@@ -40,7 +40,8 @@ class Normalisation:
     def __call__(self, pixels_B3HW: Tensor) -> Tensor:
         """uint8 pixels as float32 (pixels / 255 - mean) / std."""
         # In one multiplication and one addition per pixel.
-        mean_311, std_311 = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        sides = (torch.tensor(values, device=pixels_B3HW.device) for values in (self.mean, self.std))
+        mean_311, std_311 = (values.view(3, 1, 1) for values in sides)
         return torch.addcmul(-mean_311 / std_311, pixels_B3HW.float(), 1 / (WHITE_LEVEL * std_311))
 
 

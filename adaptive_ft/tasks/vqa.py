@@ -56,6 +56,10 @@ class VqaTask(AnswerChoice):
         inputs = self._inputs(resize(raw) if self._config.resize_boxes else raw)
         return TaskBatch(inputs, self.targets(raw), list(raw.questions), raw.valid_B, self._inputs.float32_inputs)
 
+    def visual_feats(self, features_BND: Tensor, box_mask_BN: Tensor) -> Tensor:
+        """What `collate` gives as `visual_feats` for these features of regions, differentiable in them."""
+        return self._inputs.visual_feats(features_BND, box_mask_BN)
+
     def logits(self, outputs: Any) -> Tensor:
         """The logits [B, A] in the output of a Hugging Face question-answering model."""
         return outputs.question_answering_score

@@ -30,6 +30,9 @@ class VqaInputs(Protocol):
     def __call__(self, raw: RawBatch) -> dict[str, Tensor]:
         """Arguments of the base model's forward, on the CPU."""
 
+    def visual_feats(self, features_BND: Tensor, box_mask_BN: Tensor) -> Tensor:
+        """The argument `visual_feats` for these features of regions, differentiable in them, on their device."""
+
 
 class LxmertInputs:
     """[CLS] question [SEP], cut or padded to exactly `max_question_length` tokens, and the regions as they are."""
@@ -60,12 +63,16 @@ class LxmertInputs:
             "attention_mask": encoded["attention_mask"],
             # One segment only: LXMERT was pretrained with type 0 on every token.
             "token_type_ids": torch.zeros_like(encoded["input_ids"]),
-            "visual_feats": raw.features_BND,
+            "visual_feats": self.visual_feats(raw.features_BND, raw.box_mask_BN),
             "visual_pos": _shares(raw.boxes_BN4, raw.sizes_B2, raw.box_mask_BN),
         }
         if not raw.box_mask_BN.all():
             inputs["visual_attention_mask"] = raw.box_mask_BN.long()
         return inputs
+
+    def visual_feats(self, features_BND: Tensor, box_mask_BN: Tensor) -> Tensor:
+        """The features as they are: [B, N, D]."""
+        return features_BND
 
 
 class VLBertInputs:
@@ -108,18 +115,22 @@ class VLBertInputs:
             return_token_type_ids=True,
             return_tensors="pt",
         )
-        features_BND, mask_BN1 = raw.features_BND.float(), raw.box_mask_BN.unsqueeze(2)
-        mean_B1D = (features_BND * mask_BN1).sum(1, keepdim=True) / mask_BN1.sum(1, keepdim=True).clamp(min=1)
         mask_BR = torch.nn.functional.pad(raw.box_mask_BN, (1, 0), value=True)
         corners_BR4 = torch.cat([_whole(raw.sizes_B2), _inside(raw.boxes_BN4, raw.sizes_B2)], dim=1)
         return {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
             "token_type_ids": encoded["token_type_ids"],
-            "visual_feats": torch.cat([mean_B1D, features_BND], dim=1),
+            "visual_feats": self.visual_feats(raw.features_BND, raw.box_mask_BN),
             "visual_pos": _shares(corners_BR4, raw.sizes_B2, mask_BR),
             "visual_attention_mask": mask_BR.long(),
         }
+
+    def visual_feats(self, features_BND: Tensor, box_mask_BN: Tensor) -> Tensor:
+        """The mean of the real regions, then the features: float32 [B, R, D]."""
+        features_BND, mask_BN1 = features_BND.float(), box_mask_BN.unsqueeze(2)
+        mean_B1D = (features_BND * mask_BN1).sum(1, keepdim=True) / mask_BN1.sum(1, keepdim=True).clamp(min=1)
+        return torch.cat([mean_B1D, features_BND], dim=1)
 
 
 def _whole(sizes_B2: Tensor) -> Tensor:

@@ -16,8 +16,14 @@ from transformers import (
     ViTModel,
 )
 
-from adaptive_ft.commands.compared_models import open_compared
+from adaptive_ft.analysis.representations import Reader
+from adaptive_ft.commands.compared_models import Compared, open_compared
+from adaptive_ft.commands.measured_inputs import read_examples
+from adaptive_ft.data.reading.choice import DataConfig, open_set
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.errors import UserError
+from adaptive_ft.subjects.pictures import Pictures
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
 CPU = torch.device("cpu")
@@ -37,14 +43,28 @@ FAMILIES = {
 NORMS = {"clip": "vision_model.post_layernorm"}
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """A few labelled pictures."""
+    place = tmp_path_factory.mktemp("pictures")
+    few = PicturesConfig(source_train_images=2, source_val_images=2, target_train_images=2, target_val_images=3)
+    generate_pictures(place / "pictures", few)
+    return open_set(str(place / "pictures/target/val"), DataConfig())
+
+
+def reader_of(compared: Compared, shards: ShardSet) -> Reader:
+    return compared.reader(CPU, read_examples(compared.fit(shards), 3))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_and_the_final_norm_are_read(family: str, tmp_path: Path) -> None:
+def test_blocks_and_the_final_norm_are_read(family: str, tmp_path: Path, shards: ShardSet) -> None:
     """The last hidden state of the library is the output of the last block; the norm makes of it what comes after."""
     FAMILIES[family]().save_pretrained(tmp_path / family)
-    compared = open_compared("pretrained", str(tmp_path / family), "frozen", ("a", "b"))
-    reader = compared.reader(CPU)
+    compared = open_compared("pretrained", str(tmp_path / family), "frozen", shards)
+    reader = reader_of(compared, shards)
     assert reader.layers == ("layer.0", "layer.1", "norm")
     pixels = torch.rand(3, *reader.input_shape, generator=torch.Generator().manual_seed(1))
+    assert isinstance(compared.subject, Pictures)
     normalised = compared.subject.processing.normalisation(255 * pixels)
     with torch.no_grad():
         found = reader(pixels, torch.arange(3), reader.layers)
@@ -55,17 +75,17 @@ def test_blocks_and_the_final_norm_are_read(family: str, tmp_path: Path) -> None
     assert found["norm"].shape == (3, 16)
 
 
-def test_a_random_model_is_fed_in_the_same_way_and_drawn_from_its_seed(tmp_path: Path) -> None:
+def test_a_random_model_is_fed_in_the_same_way_and_drawn_from_its_seed(tmp_path: Path, shards: ShardSet) -> None:
     FAMILIES["vit"]().save_pretrained(tmp_path / "vit")
-    compared = open_compared("pretrained", str(tmp_path / "vit"), "frozen", ("a", "b"))
+    compared = open_compared("pretrained", str(tmp_path / "vit"), "frozen", shards)
     before = torch.get_rng_state()
-    first, again, other = (compared.at_random(seed).reader(CPU) for seed in (1, 1, 2))
+    first, again, other = (reader_of(compared.at_random(seed), shards) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert first.input_shape == compared.reader(CPU).input_shape
+    assert first.input_shape == reader_of(compared, shards).input_shape
     assert first.fingerprint == again.fingerprint
-    assert len({first.fingerprint, other.fingerprint, compared.reader(CPU).fingerprint}) == 3
+    assert len({first.fingerprint, other.fingerprint, reader_of(compared, shards).fingerprint}) == 3
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_told(tmp_path: Path, shards: ShardSet) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        open_compared("control", str(tmp_path / "nowhere"), "tuned", ("a", "b"))
+        open_compared("control", str(tmp_path / "nowhere"), "tuned", shards)

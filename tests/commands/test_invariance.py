@@ -1,5 +1,6 @@
 """adaptive-ft invariance on a small run: matrices, summary, pictures; one sentence for what does not fit."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import ViTConfig, ViTForImageClassification
 
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
 from adaptive_ft.commands.compared_models import open_compared
-from adaptive_ft.commands.invariance import read_pictures
+from adaptive_ft.commands.measured_inputs import read_examples, varied_inputs
 from adaptive_ft.config import load_run_config
 from adaptive_ft.data.pixels import Framing
 from adaptive_ft.data.reading.choice import DataConfig, open_set
@@ -27,6 +30,7 @@ SMALL = PicturesConfig(
     source_train_images=6, source_val_images=6, target_train_images=10, target_val_images=11, images_per_shard=4
 )
 SETTINGS = ("--images", "9", "--iterations", "6", "--batch-size", "5")
+LAYERS = ("layer.0", "layer.1", "layer.2", "layer.3", "norm")
 SIZES = {"image_size": 24, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -43,9 +47,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(place: Path, repository: Path, ranks: Ranks) -> RunFolder:
+    """A run on that base; tests only read it."""
+    return trained(place, repository, ranks, "run")
+
+
+def trained(place: Path, repository: Path, ranks: Ranks, name: str, *more: str) -> RunFolder:
     """A run of a few updates on that base."""
     given = {
-        "--name": "run",
+        "--name": name,
         "--output_dir": place / "runs",
         "--ds_config": repository / "ds_configs/zero0.json",
         "--data.train": place / "pictures/target/train",
@@ -57,7 +66,7 @@ def finished(place: Path, repository: Path, ranks: Ranks) -> RunFolder:
         "--adapt.policy.embedding_size": 8,
         "--adapt.policy.hidden_size": 8,
     }
-    run = build(load_run_config([str(word) for pair in given.items() for word in pair]), ranks)
+    run = build(load_run_config([str(word) for pair in given.items() for word in pair] + list(more)), ranks)
     Trainer(run).fit()
     return run.folder
 
@@ -76,7 +85,7 @@ def test_a_run_is_compared_with_its_base(
     told = capsys.readouterr().out
     found: dict[str, Any] = json.loads((tmp_path / "m/summary.json").read_text())
     layers = ["layer.0", "layer.1", "layer.2", "layer.3", "norm"]
-    assert (found["layers"], found["pictures"], found["control"]) == (layers, 9, "random")
+    assert (found["layers"], found["images"], found["control"]) == (layers, 9, "random")
     with np.load(tmp_path / "m/matrices.npz") as held:
         assert {name for name in held.files if name.startswith("stir-")} == {
             "stir-fine-tuned", "stir-pretrained", "stir-random",
@@ -90,15 +99,17 @@ def test_a_run_is_compared_with_its_base(
     for layer in layers:
         assert f"\n{layer}" in told
     assert "rank correlation of tuned share and forgetting" in told
+    assert f"\nfigure     {tmp_path}/m/retention_and_usage.png\n" in told
 
 
 def test_it_goes_on_in_the_same_folder_without_another_search(
     finished: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measure(finished.path, place, tmp_path / "m")
+    # The base has other classes than the pictures, so that its head is a new one each time.
+    measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
     first = (tmp_path / "m/summary.json").read_text()
     assert "inversions 1/10" in capsys.readouterr().out
-    measure(finished.path, place, tmp_path / "m")
+    measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
     assert "inversions" not in capsys.readouterr().out
     assert (tmp_path / "m/summary.json").read_text() == first
 
@@ -107,12 +118,14 @@ def test_a_frozen_run_is_its_base_but_for_the_embeddings_and_a_policy_decides_pe
     finished: RunFolder, place: Path
 ) -> None:
     numbers, device = torch.arange(3), torch.device("cpu")
-    pictures = read_pictures(open_set(str(place / "pictures/target/val"), DataConfig()).with_pictures(Framing(24)), 3)
+    shards = open_set(str(place / "pictures/target/val"), DataConfig())
+    examples = read_examples(shards.with_pictures(Framing(24)), 3)
+    pictures = varied_inputs(examples)
     layers = ["layer.0", "layer.3", "norm"]
     model = restore(finished.path).model
     pixels = (2 * pictures - 1).clone()
     for word, policy in (("frozen", "frozen"), ("tuned", "tuned"), ("network", None)):
-        reader = open_compared("fine-tuned", str(finished.path), word, ()).reader(device)
+        reader = open_compared("fine-tuned", str(finished.path), word, shards).reader(device, examples)
         with torch.no_grad():
             found = reader(pictures, numbers, layers)
             whole = model(pixel_values=pixels, policy=policy, output_hidden_states=True)
@@ -123,10 +136,87 @@ def test_a_frozen_run_is_its_base_but_for_the_embeddings_and_a_policy_decides_pe
 
 def test_pictures_are_spread_over_the_shards_and_lie_between_0_and_1(place: Path) -> None:
     shards = open_set(str(place / "pictures/target/val"), DataConfig()).with_pictures(Framing(24))
-    whole, some = read_pictures(shards, 500), read_pictures(shards, 3)
+    whole, some = (varied_inputs(read_examples(shards, count)) for count in (500, 3))
     assert whole.shape == (11, 3, 24, 24)
-    assert torch.equal(some, whole[[0, 5, 10]])
+    assert torch.equal(some, whole[[1, 5, 9]])
     assert 0 <= whole.min() < 0.3 < 0.7 < whole.max() <= 1
+
+
+def test_both_ways_cost_one_more_search_per_layer_and_are_told(
+    finished: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(finished.path, place, tmp_path / "m", "--both-ways")
+    told = capsys.readouterr().out
+    assert told.count("inversions 10/10") == 2
+    stir = json.loads((tmp_path / "m/summary.json").read_text())["stir"]
+    with np.load(tmp_path / "m/matrices.npz") as there, np.load(tmp_path / "m/on-fine-tuned/matrices.npz") as back:
+        assert stir["m1m2"] == np.diagonal(there["stir-fine-tuned"]).tolist()
+        assert stir["m2m1"] == np.diagonal(back["stir-pretrained"]).tolist()
+        assert stir["rsm"] == np.diagonal(there["rsm-fine-tuned"]).tolist()
+        assert np.allclose(np.diagonal(back["rsm-pretrained"]), stir["rsm"])
+        assert not np.allclose(stir["m1m2"], stir["m2m1"])
+    assert (tmp_path / "m/stir-on-fine-tuned.png").stat().st_size > 5000
+    assert f"{stir['m2m1'][0]:.3f}" in told
+
+
+def test_a_control_trained_from_scratch_and_a_random_one_are_told_apart(
+    finished: RunFolder, place: Path, tmp_path: Path
+) -> None:
+    """What was transferred is what the fine-tuned model has beyond the control that is named."""
+    torch.manual_seed(3)
+    ViTForImageClassification(ViTConfig(**SIZES, num_hidden_layers=4)).save_pretrained(tmp_path / "scratch")
+    measure(finished.path, place, tmp_path / "m", "--control", str(tmp_path / "scratch"))
+    measure(finished.path, place, tmp_path / "without")
+    found, without = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("m", "without"))
+    with np.load(tmp_path / "m/matrices.npz") as held:
+        diagonals = {name: np.diagonal(held[f"stir-{name}"]) for name in ("fine-tuned", "control", "random")}
+    for told, name in ((found, "control"), (without, "random")):
+        assert told["control"] == name
+        assert told["control_retention"] == diagonals[name].tolist()
+        assert told["transferred"] == (diagonals["fine-tuned"] - diagonals[name]).tolist()
+    assert not np.allclose(diagonals["control"], diagonals["random"])
+
+
+def test_blockdrop_is_read_as_its_policy_decides(place: Path, repository: Path, ranks: Ranks, tmp_path: Path) -> None:
+    """A block that a picture leaves out passes its input on; the base must be named: the run keeps no frozen half."""
+    run = trained(place, repository, ranks, "blockdrop", "--adapt.strategy", "blockdrop")
+    with pytest.raises(UserError, match="knows no policy 'frozen', only network, global, used"):
+        measure(run.path, place, tmp_path / "m")
+    measure(run.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
+    found = json.loads((tmp_path / "m/summary.json").read_text())
+    assert all(0 <= kept <= 1 for kept in found["retention"])
+    assert set(found["tuned_share"]) == {f"layer.{number}" for number in range(4)}
+    shards = open_set(str(place / "pictures/target/val"), DataConfig())
+    examples = read_examples(shards.with_pictures(Framing(24)), 11)
+    compared = open_compared("fine-tuned", str(run.path), "network", shards)
+    with torch.no_grad():
+        layers = compared.reader(torch.device("cpu"), examples)(varied_inputs(examples), torch.arange(11), LAYERS)
+        used_BD = restore(run.path).model(pixel_values=2 * varied_inputs(examples) - 1).gates
+    assert 0 < used_BD[:, 1:].mean() < 1
+    for number in range(1, 4):
+        passed_on = (layers[f"layer.{number}"] - layers[f"layer.{number - 1}"]).abs().amax(1) == 0
+        assert torch.equal(passed_on, used_BD[:, number] == 0)
+
+
+def test_figures_go_to_the_trackers_of_a_finished_run(
+    place: Path, repository: Path, ranks: Ranks, tmp_path: Path
+) -> None:
+    """At its last step, beside what it recorded itself."""
+    run = trained(place, repository, ranks, "tracked", "--tracking.report_to", "tensorboard")
+    measure(run.path, place, tmp_path / "m")
+    events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    usage = [f"spottune Finetuning Fraction: {split}" for split in ("train", "val")]
+    assert set(events.Tags()["images"]) == {"curves", *usage, "invariance/retention_and_usage", "invariance/stir"}
+    with Image.open(tmp_path / "m/stir.png") as drawn:
+        (event,) = events.Images("invariance/stir")
+        assert (event.step, event.width, event.height) == (4, *drawn.size)
+        shown = Image.open(io.BytesIO(event.encoded_image_string))
+        assert np.array_equal(np.asarray(shown), np.asarray(drawn.convert("RGB")))
+    assert events.Scalars("epoch/val_score")[-1].step == 4
+    lines = (run.path / "metrics.jsonl").read_text()
+    measure(run.path, place, tmp_path / "m")
+    assert (run.path / "metrics.jsonl").read_text() == lines
 
 
 def test_what_does_not_fit_is_told_in_one_sentence(
@@ -148,5 +238,5 @@ def test_what_does_not_fit_is_told_in_one_sentence(
     empty.mkdir()
     (empty / "config.yaml").write_text(finished.config_file.read_text())
     refused("has no latest checkpoint", finetuned=empty)
-    refused("holds questions", "--shards", str(workplace / "world/target/val"))
+    refused("reads labelled pictures, .* holds questions", "--shards", str(workplace / "world/target/val"))
     assert not (tmp_path / "m").exists()
