@@ -101,7 +101,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
     folder = ranks.on_main(lambda: open_run_folder(config))
     sign = SignOfLife(folder.generation if ranks.is_main else None)
     try:
-        sign.show()
+        ranks.on_main(sign.show)
         return _start(config, ranks, parts, folder, sign)
     except BaseException:
         sign.leave()
@@ -112,8 +112,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
 
 def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sign: SignOfLife) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
-    if ranks.is_main:
-        keep_nameless_base(parts.model.base, folder)
+    ranks.on_main(lambda: keep_nameless_base(parts.model.base, folder))
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
         print(f"gated layers on {ranks.device.type}: {path_on(ranks.device.type)} path", flush=True)
@@ -190,7 +189,8 @@ def keep_nameless_base(base: PreTrainedModel, folder: RunFolder) -> None:
     if base.config.name_or_path or folder.checkpoints.pointed(LATEST) is not None:
         return
     plain = {name: value for name, value in base.state_dict().items() if "delta_" not in name}
-    base.save_pretrained(folder.base, state_dict=plain)
+    with folder.writing(folder.base):
+        base.save_pretrained(folder.base, state_dict=plain)
 
 
 def _sizes(parts: Parts, config: RunConfig) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import Examples
+from adaptive_ft.engine.failed_writes import FailedWrite
 
 PATIENCE_SECONDS = 2.0
 
@@ -50,11 +51,15 @@ class Divergence:
             UserError: always.
         """
         update = update or self._run.engine.diverged_at() or max(self._fed, default=self._run.engine.updates)
-        self._keep(update)
+        kept = f"Its questions are in {self._run.folder.diverged_file}."
+        try:
+            self._keep(update)
+        except FailedWrite as failure:
+            kept = str(failure)
         optim = self._run.config.optim
         self._run.ranks.stop(
-            f"The training diverged at update {update}: its loss or gradients are no finite numbers. Its questions are"
-            f" in {self._run.folder.diverged_file}. Where these are sound, lower --optim.learning_rate (now"
+            f"The training diverged at update {update}: its loss or gradients are no finite numbers. {kept}"
+            f" Where they are sound, lower --optim.learning_rate (now"
             f" {optim.learning_rate}), warm up longer (--optim.warmup_ratio) or clip harder (--optim.max_grad_norm)."
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.pretrained import OWN_BASE
 from adaptive_ft.saving import Restored
@@ -69,7 +70,8 @@ def _made_whole(destination: Path) -> Iterator[Path]:
     partial = destination.with_name(f"{destination.name}.unfinished")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        yield partial
-        partial.replace(destination)
+        with told_as_failed(f"'{destination}'", destination.parent):
+            yield partial
+            partial.replace(destination)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

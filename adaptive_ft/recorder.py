@@ -1,6 +1,7 @@
 """What a person gets from a run, written by rank 0: numbers to the trackers, pictures per epoch, the summary row."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,9 +15,10 @@ from adaptive_ft.analysis.table import SUMMARY, read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
+from adaptive_ft.engine.failed_writes import FailedWrite, told_as_failed
 from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.supply import peak_memory_gib
-from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, best_constant_answer
+from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 from adaptive_ft.tracking import Tracker, open_trackers
 from adaptive_ft.versions import versions
 
@@ -24,7 +26,7 @@ PER_CENT = 100.0
 
 
 class Recorder:
-    """Rank 0's pen."""
+    """Rank 0's pen; each of its methods raises `FailedWrite` where the disk refuses, but for `close`."""
 
     def __init__(self, run: Run, resumed_at: int | None, start_score: float | None = None) -> None:
         self.run = run
@@ -46,11 +48,12 @@ class Recorder:
         peak = peak_memory_gib(self.run.ranks.device)
         self._to_all(step, {**values, "time/examples_per_second": speed, "time/peak_memory_gib": peak})
 
-    def start(self, report: AccuracyReport) -> None:
+    def start(self, evaluation: Evaluation) -> None:
         """The pretrained model before the first update."""
-        self.start_score = report.overall.soft
-        self._to_all(0, {"val/score": report.overall.soft})
-        print(f"the pretrained model, before training: val {PER_CENT * report.overall.soft:.2f}", flush=True)
+        assert evaluation.report is not None
+        self.start_score = evaluation.report.overall.soft
+        self._to_all(0, {"val/score": self.start_score})
+        print(f"the pretrained model, before training: val {PER_CENT * self.start_score:.2f}", flush=True)
 
     def epoch(
         self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter
@@ -80,12 +83,11 @@ class Recorder:
 
     def curves(self, history: list[dict[str, Any]]) -> None:
         """Score, gap and loss over the epochs so far, as one picture that is replaced."""
-        self.run.folder.check()
         path = self.run.folder.plots / "curves.png"
-        save_figure(training_curves(history), path)
-        save_history_csv(history, path.with_suffix(".csv"))
-        for tracker in self.trackers:
-            tracker.picture(history[-1]["step"], "curves", path)
+        with self.run.folder.writing(path):
+            save_figure(training_curves(history), path)
+            save_history_csv(history, path.with_suffix(".csv"))
+        self._picture_to_all(history[-1]["step"], "curves", path)
 
     def finish(self, history: list[dict[str, Any]], best: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Write summary.json: the run's row in the strategy table. `seconds` counts all processes of the run."""
@@ -124,9 +126,13 @@ class Recorder:
         return summary
 
     def close(self) -> None:
-        """Close the trackers, also those of a run that fails."""
+        """Close the trackers, also those of a run that fails: what they cannot write now ends no run."""
         for tracker in self.trackers:
-            tracker.close()
+            try:
+                with told_as_failed(f"'{tracker.place}'", self.run.folder.path):
+                    tracker.close()
+            except FailedWrite as failure:
+                print(failure, file=sys.stderr, flush=True)
 
     def _global_on(self) -> int | None:
         """How many live decisions most training samples of the epoch have taken; None without any decisions."""
@@ -140,16 +146,21 @@ class Recorder:
         shares = meter.component_shares()
         path = self.run.folder.plots / f"usage_{split}_epoch{epoch:02d}.png"
         components = self.run.parts.model.components
-        save_figure(usage_heatmap(shares, components, f"Tuned share, {split}, epoch {epoch}"), path)
-        save_usage_csv(shares, components, path.with_suffix(".csv"))
-        for tracker in self.trackers:
-            # The original's key: "SpotTune Finetuning Fraction: train".
-            tracker.picture(step, f"{self.run.config.adapt.strategy} Finetuning Fraction: {split}", path)
+        with self.run.folder.writing(path):
+            save_figure(usage_heatmap(shares, components, f"Tuned share, {split}, epoch {epoch}"), path)
+            save_usage_csv(shares, components, path.with_suffix(".csv"))
+        # The original's key: "SpotTune Finetuning Fraction: train".
+        self._picture_to_all(step, f"{self.run.config.adapt.strategy} Finetuning Fraction: {split}", path)
 
     def _to_all(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.folder.check()
         for tracker in self.trackers:
-            tracker.log(step, values)
+            with self.run.folder.writing(tracker.place):
+                tracker.log(step, values)
+
+    def _picture_to_all(self, step: int, name: str, path: Path) -> None:
+        for tracker in self.trackers:
+            with self.run.folder.writing(tracker.place):
+                tracker.picture(step, name, path)
 
 
 def sentence(record: Mapping[str, Any]) -> str:

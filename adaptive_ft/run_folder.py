@@ -13,6 +13,7 @@ runs/NAME/alive            who is at it at the moment (engine/living.py)
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.engine.generation import GENERATION, Generation, next_generation
 from adaptive_ft.engine.living import ALIVE, refuse_second_run, write_sign
 from adaptive_ft.errors import UserError
@@ -41,6 +43,17 @@ class RunFolder:
         """Raise `TakenOver` where a newer start of the run owns the folder; for those who write by themselves."""
         if self.generation is not None:
             self.generation.check()
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Around what writes `path` in the folder: `check` comes first, and a disk that refuses is a `FailedWrite`."""
+        self.check()
+        with told_as_failed(f"'{path}'", self.path):
+            yield
+
+    def _write(self, path: Path, content: str) -> None:
+        with self.writing(path):
+            write_whole(path, content, self.check)
 
     @property
     def plots(self) -> Path:
@@ -64,7 +77,7 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
-        write_whole(self.config_file, dump_run_config(config), self.check)
+        self._write(self.config_file, dump_run_config(config))
 
     @property
     def diverged_file(self) -> Path:
@@ -73,16 +86,16 @@ class RunFolder:
 
     def write_diverged(self, found: dict[str, Any]) -> None:
         """Write diverged.json."""
-        write_whole(self.diverged_file, json.dumps(found, indent=1), self.check)
+        self._write(self.diverged_file, json.dumps(found, indent=1))
 
     def give_back(self) -> None:
         """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
         if {path.name for path in self.path.iterdir()} <= OPENING and not any(self.plots.glob("*")):
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""
-        write_whole(self.path / "summary.json", json.dumps(summary, indent=1), self.check)
+        self._write(self.path / "summary.json", json.dumps(summary, indent=1))
 
 
 def open_run_folder(config: RunConfig) -> RunFolder:
@@ -93,8 +106,13 @@ def open_run_folder(config: RunConfig) -> RunFolder:
 
     Raises:
         UserError: the name is no single folder name; the named folder is taken and the run does not resume; or it
-            resumes and another process is at it.
+            resumes and another process is at it; or it cannot be made.
     """
+    with told_as_failed(f"The run folder below '{config.output_dir}'", Path(config.output_dir)):
+        return _open(config)
+
+
+def _open(config: RunConfig) -> RunFolder:
     if config.resume == "auto":
         taken = list(takewhile(_is_taken, _places(config)))
         if taken:

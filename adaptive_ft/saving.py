@@ -16,7 +16,8 @@ from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.build import Run
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.checkpoint import BEST, LATEST, CheckpointFolder
-from adaptive_ft.engine.failed_saves import told_as_failed
+from adaptive_ft.engine.failed_saves import told_as_failed_save
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder
@@ -38,7 +39,7 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
     """
     checkpoints, ranks = run.folder.checkpoints, run.ranks
     tag = checkpoints.tag(run.engine.updates)
-    checkpoints.check()
+    ranks.together(checkpoints.check)
     try:
         place = _on_disk(run, tag, lambda: checkpoints.begin(tag))
         run.engine.save(place.parent, place.name, state)
@@ -55,7 +56,7 @@ def _on_disk(run: Run, tag: str, write: Callable[[], Result]) -> Result:
     """`write()` on rank 0, while the others wait; what the disk refuses is a `UserError` on every rank."""
 
     def written() -> Result:
-        with told_as_failed(run.folder.checkpoints.folder / tag):
+        with told_as_failed_save(run.folder.checkpoints.folder / tag):
             return write()
 
     return run.ranks.on_main(written)
@@ -117,11 +118,12 @@ def _loaded(run: Run, tag: str) -> dict[str, Any]:
 
 def _rewind(checkpoints: CheckpointFolder, tag: str, best: dict[str, Any]) -> None:
     """Make the folder what it was when `tag` had been written: nothing newer, and the pointers of that moment."""
-    checkpoints.forget_after(tag)
     pointers = {LATEST: tag} | ({BEST: checkpoints.tag(best["step"])} if best else {})
-    for pointer, named in pointers.items():
-        if checkpoints.pointed(pointer) != named and checkpoints.is_written(named):
-            checkpoints.point(pointer, named)
+    with told_as_failed(f"'{checkpoints.folder}'", checkpoints.folder):
+        checkpoints.forget_after(tag)
+        for pointer, named in pointers.items():
+            if checkpoints.pointed(pointer) != named and checkpoints.is_written(named):
+                checkpoints.point(pointer, named)
 
 
 @dataclass(frozen=True)

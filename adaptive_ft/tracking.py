@@ -12,6 +12,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -19,6 +20,7 @@ from typing import Any, Literal, Protocol, Self
 import transformers
 from tqdm import tqdm
 
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
@@ -38,6 +40,9 @@ class TrackingConfig:
 
 class Tracker(Protocol):
     """What a place for numbers must offer."""
+
+    place: Path
+    """The file or the folder it writes."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars at `step`."""
@@ -59,6 +64,7 @@ class JsonLines:
             last = -1 if resumed_at is None else resumed_at
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
             write_whole(path, "".join(line + "\n" for line in kept))
+        self.place = path
         self._stream = path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -70,8 +76,9 @@ class JsonLines:
         """Pictures already lie in the run folder."""
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file. What could not be flushed has been told by `log`; closing would try, and raise, again."""
+        with suppress(OSError):
+            self._stream.close()
 
 
 def _step_of(line: str) -> float:
@@ -87,6 +94,7 @@ class Wandb:
 
     def __init__(self, folder: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> None:
         self._wandb = importlib.import_module("wandb")
+        self.place = folder / "wandb"
         id_file = folder / "wandb_id"
         if not id_file.is_file():
             write_whole(id_file, uuid.uuid4().hex[:8])
@@ -125,7 +133,8 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed_at: int | None) -> None:
         module = importlib.import_module("torch.utils.tensorboard")
         first = 0 if resumed_at is None else resumed_at + 1
-        self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self.place = folder / "tensorboard"
+        self._writer = module.SummaryWriter(str(self.place), purge_step=first)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars."""
@@ -156,20 +165,31 @@ def check_trackers(config: TrackingConfig) -> None:
 def open_trackers(
     folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
 ) -> list[Tracker]:
-    """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only)."""
-    lines = JsonLines(folder / "metrics.jsonl", resumed_at)
+    """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only).
+
+    Raises:
+        FailedWrite: the disk refuses one of them.
+    """
+    path = folder / "metrics.jsonl"
+    with told_as_failed(f"'{path}'", folder):
+        lines = JsonLines(path, resumed_at)
     return [lines, *open_asked_trackers(folder, config, run_config, resumed_at)]
 
 
 def open_asked_trackers(
     folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
 ) -> list[Tracker]:
-    """The trackers asked for, without metrics.jsonl: also for what is found out about a finished run."""
+    """The trackers asked for, without metrics.jsonl: also for what is found out about a finished run.
+
+    Raises:
+        FailedWrite: the disk refuses one of them.
+    """
     trackers: list[Tracker] = []
-    if "wandb" in config.report_to:
-        trackers.append(Wandb(folder, config, run_config))
-    if "tensorboard" in config.report_to:
-        trackers.append(TensorBoard(folder, resumed_at))
+    with told_as_failed(f"A tracker's folder in '{folder}'", folder):
+        if "wandb" in config.report_to:
+            trackers.append(Wandb(folder, config, run_config))
+        if "tensorboard" in config.report_to:
+            trackers.append(TensorBoard(folder, resumed_at))
     return trackers
 
 

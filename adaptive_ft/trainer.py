@@ -9,10 +9,10 @@ bit.
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.tracking import Progress
+
+Result = TypeVar("Result")
 
 EVALUATION = 2**32 - 1
 
@@ -76,7 +78,7 @@ class Trainer:
                 self.recorder.close()
         destination = self.config.export_to
         if destination:
-            self.run.folder.check()
+            self.ranks.together(self.run.folder.check)
             # All ranks wait for the files: the next run of this process may start from them.
             self.ranks.on_main(lambda: export_merged(restore(self.run.folder.path, BEST), Path(destination)))
         return summary
@@ -94,9 +96,7 @@ class Trainer:
         return self.ranks.on_main(lambda: finished_summary(self.run.folder.path, self.engine.updates))
 
     def _run_to_the_end(self, resumed_at: int | None) -> dict[str, Any]:
-        if self.ranks.is_main:
-            self.run.folder.write_config(self.config)
-            self.recorder = Recorder(self.run, resumed_at, self.start_score)
+        self.ranks.on_main(lambda: self._begin_record(resumed_at))
         if resumed_at is None and self.config.eval_on_start:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
@@ -109,8 +109,20 @@ class Trainer:
         if not self.history or self.history[-1]["step"] < self.engine.updates:
             self._end_epoch()  # a run cut short at the very checkpoint it was resumed from
         seconds = time.monotonic() - self.began
-        summary = self.recorder.finish(self.history, self.best, seconds) if self.recorder else {}
-        return dict(self.ranks.broadcast(summary))
+        return self._record(lambda recorder: recorder.finish(self.history, self.best, seconds))
+
+    def _begin_record(self, resumed_at: int | None) -> None:
+        self.run.folder.write_config(self.config)
+        self.recorder = Recorder(self.run, resumed_at, self.start_score)
+
+    def _record(self, write: Callable[[Recorder], Result]) -> Result:
+        """What rank 0 writes, on every rank: all of them end where its disk refuses."""
+
+        def written() -> Result:
+            assert self.recorder is not None
+            return write(self.recorder)
+
+        return self.ranks.on_main(written)
 
     def train_step(self) -> dict[str, float]:
         """One optimizer update over all micro-batches of all ranks; the learning rates used, by group."""
@@ -196,8 +208,7 @@ class Trainer:
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature
         values |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
-        if self.recorder:
-            self.recorder.window(self.engine.updates, values)
+        self._record(lambda recorder: recorder.window(self.engine.updates, values))
         return {"loss": f"{means['loss']:.3f}", "score": f"{100 * means['score']:.1f}"}
 
     def _evaluate(self, policy: str | None = None) -> Evaluation:
@@ -223,8 +234,7 @@ class Trainer:
     def _evaluate_start(self) -> None:
         """The pretrained model before any update."""
         evaluation = self._evaluate(self.run.parts.model.pretrained_policy)
-        if self.recorder and evaluation.report:
-            self.recorder.start(evaluation.report)
+        self._record(lambda recorder: recorder.start(evaluation))
 
     def _end_epoch(self) -> str:
         """Score, gap, pictures, checkpoint; one sentence about the epoch."""
@@ -233,18 +243,14 @@ class Trainer:
         # Before the evaluation, which may go by it.
         self.run.parts.model.global_decisions = self.usage.majority()
         evaluation = self._evaluate()
-        record: dict[str, Any] = {}
-        if self.recorder:
-            epoch = self.run.epoch_of(self.engine.updates)
-            record = self.recorder.epoch(epoch, self.epoch_means.means(), evaluation, self.usage)
-        record = self.ranks.broadcast(record)
+        epoch = self.run.epoch_of(self.engine.updates)
+        record = self._record(lambda recorder: recorder.epoch(epoch, self.epoch_means.means(), evaluation, self.usage))
         self.history.append(record)
         self.epoch_means, self.usage = MeanMeter(), UsageMeter(self.tying)
         is_best = not self.best or record["val_score"] > self.best["val_score"]
         if is_best:
             self.best = {"val_score": record["val_score"], "step": self.engine.updates}
-        if self.recorder:
-            self.recorder.curves(self.history)
+        self._record(lambda recorder: recorder.curves(self.history))
         self._save(best=is_best)
         return sentence(record)
 

@@ -100,6 +100,20 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own in memory; only root may make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system of a chosen size can be made here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
 def sleeper() -> Iterator[int]:
     """The number of a process that lives until the end of the test."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -126,12 +126,15 @@ class CheckpointFolder:
         found = []
         for name, size, sha256 in listed:
             path = place / name
-            if not path.is_file():
-                found.append(f"{name} is missing")
-            elif path.stat().st_size != size:
-                found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
-            elif sha256_of(path) != sha256:
-                found.append(f"{name} has another SHA-256 than when it was written")
+            try:
+                if not path.is_file():
+                    found.append(f"{name} is missing")
+                elif path.stat().st_size != size:
+                    found.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
+                elif sha256_of(path) != sha256:
+                    found.append(f"{name} has another SHA-256 than when it was written")
+            except OSError as error:
+                found.append(f"{name} cannot be read ({error.strerror})")
         return found
 
     def newest_whole(self) -> tuple[str | None, list[str]]:

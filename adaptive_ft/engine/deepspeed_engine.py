@@ -10,7 +10,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from adaptive_ft.engine.checkpoint import CheckpointFolder
-from adaptive_ft.engine.failed_saves import failures_kept, told_as_failed
+from adaptive_ft.engine.failed_saves import failures_kept, told_as_failed_save
 from adaptive_ft.engine.optimizer import (
     NamedParameters,
     OptimConfig,
@@ -142,7 +142,7 @@ class Engine:
             )
 
         def tell() -> None:
-            with told_as_failed(folder / tag):
+            with told_as_failed_save(folder / tag):
                 for failure in failures:
                     raise failure
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
@@ -71,7 +72,8 @@ def next_generation(folder: Path) -> Generation:
     """Take the run folder over: whoever held it cannot write from now on (rank 0 only)."""
     number, _ = _read(folder)
     taken = Generation(folder, number + 1, uuid.uuid4().hex[:8])
-    write_whole(folder / GENERATION, f"{taken.number} {taken.word}\n")
+    with told_as_failed(f"'{folder / GENERATION}'", folder):
+        write_whole(folder / GENERATION, f"{taken.number} {taken.word}\n")
     return taken
 
 
@@ -83,5 +85,10 @@ def _read(folder: Path) -> tuple[int, str]:
         return int(number), word
     except FileNotFoundError:
         return 0, ""
+    except OSError as error:
+        raise UserError(
+            f"'{path}' could not be read: {error.strerror}. Whether the run is still this process's is not known, so it"
+            " stops; when the file system is well again, start the run again with --resume auto."
+        ) from error
     except ValueError as error:
         raise UserError(f"'{path}' holds no number and word: {error}. Remove it if no run is alive here.") from error

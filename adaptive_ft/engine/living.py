@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.engine.generation import Generation
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -56,7 +57,9 @@ def refuse_second_run(folder: Path) -> None:
 
 def write_sign(generation: Generation) -> None:
     """Be seen in the folder of a run: the first sign of life of the start that has just taken it over."""
-    write_whole(generation.folder / ALIVE, json.dumps(identity()), generation.check)
+    path = generation.folder / ALIVE
+    with told_as_failed(f"'{path}'", generation.folder):
+        write_whole(path, json.dumps(identity()), generation.check)
 
 
 class SignOfLife:

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +17,6 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 Tiny = Callable[..., list[str]]
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2")
 OFTEN = ("--max_steps", "6", "--save_steps", "1", "--no-eval-on-start")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own in memory; only root may make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system of a chosen size can be made here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def weights(run: Path) -> bytes:
@@ -57,7 +43,7 @@ def test_a_full_disk_costs_one_save_and_no_more(
     assert full.returncode != 0
     assert len(told) == 1, full.stderr
     assert f"Checkpoint '{run.checkpoints.folder}/step_000002' could not be written: " in told[0]
-    assert "The one before it stays the newest: make room, and go on from there with --resume auto." in told[0]
+    assert "The one before it stays the newest. Make room there, and start the run again with --resume auto." in told[0]
     assert not [line for line in full.stderr.splitlines() if line.startswith("  File ") and "/adaptive_ft/" in line]
     assert run.checkpoints.newest_whole() == ("step_000001", [])
     assert run.checkpoints.pointed(LATEST) == "step_000001"
