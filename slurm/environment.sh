@@ -18,14 +18,15 @@ fail() {
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
 job=${job:-$SLURM_JOB_ID}              # stays the same when the job is requeued
 name=${SLURM_JOB_NAME//\//_}-$job      # so does the run's folder: runs/$name
-restarts=${SLURM_RESTART_COUNT:-0}
-most_restarts=${ADAPTIVE_FT_RESTARTS:-3}
+restarts=${SLURM_RESTART_COUNT:-0}     # requeues for whatever reason; crashes are counted apart
+most_crashes=${ADAPTIVE_FT_RESTARTS:-3}
 ranks_per_node=${SLURM_NTASKS_PER_NODE:?the scripts need --ntasks-per-node=N}
 cpus_per_rank=${SLURM_CPUS_PER_TASK:-1}
 
 # Small files between this script and the ranks, on the disk that all nodes see. The dot hides it from runs/*.
 place=$PWD/runs/.slurm/$job
 stop_file=$place/stop
+crashes_file=$place/crashes
 mkdir -p "$place" || fail "The job cannot write to $PWD/runs: submit it from a folder that every node can write to."
 rm -rf "$stop_file" "$place/codes"
 
@@ -100,11 +101,17 @@ code_of_ranks() {
   if [ "$1" -eq 0 ] && ! grep -qx 0 "$place"/codes/* 2>/dev/null; then echo 1; else echo "$1"; fi
 }
 
+# Only crashes are bounded: a job may be preempted, reach its time limit or lose a node as often as it must. What
+# cannot be counted is not repeated.
 after_crash() {
-  if [ "$restarts" -lt "$most_restarts" ]; then
-    requeue "ended with code $1"
+  local crashes
+  crashes=$(cat "$crashes_file" 2>/dev/null)
+  crashes=$((${crashes:-0} + 1))
+  if [ "$crashes" -le "$most_crashes" ] && echo "$crashes" >"$crashes_file"; then
+    requeue "ended with code $1 (crash $crashes, $most_crashes are granted)"
   else
-    echo "job $job: ended with code $1 after $restarts restarts; not requeued (ADAPTIVE_FT_RESTARTS=$most_restarts)"
+    echo "job $job: ended with code $1, crash $crashes; not requeued (ADAPTIVE_FT_RESTARTS=$most_crashes)"
+    rm -f "$crashes_file" # a person who requeues it now has seen to it
   fi
 }
 

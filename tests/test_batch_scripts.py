@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,61 @@ def test_a_rank_that_is_signalled_with_its_shell_saves_and_its_code_is_told(tmp_
     os.killpg(rank.pid, signal.SIGTERM)
     assert rank.wait(60) == 75
     assert (tmp_path / "3").read_text() == "75\n"
+
+
+# What the scripts ask of Slurm's programs, and no more; tests/cluster/test_slurm.py asks the real ones.
+SCONTROL = """#!/usr/bin/env bash
+case "$*" in
+  "show hostnames "*) echo n1 ;;
+  *"show node"*) echo "NodeName=n1 NodeAddr=127.0.0.1 " ;;
+  *"show job"*) echo "JobId=7 JobState=RUNNING " ;;
+  "requeue "*) echo "$*" >>requeued ;;
+esac
+"""
+
+
+@pytest.fixture
+def end_with(tmp_path: Path) -> Callable[..., str]:
+    """Run `run_job` of environment.sh over a program that ends with a code, as one start of job 7; what it tells."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/scontrol").write_text(SCONTROL)
+    (tmp_path / "bin/scontrol").chmod(0o755)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "ADAPTIVE_FT_"))}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NODELIST": "n1"}
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def run(code: int, restarts: int, granted: int = 2) -> str:
+        counts = {"SLURM_RESTART_COUNT": str(restarts), "ADAPTIVE_FT_RESTARTS": str(granted)}
+        done = subprocess.run(
+            ["bash", "-c", f'home={REPOSITORY}; . "$home/slurm/environment.sh"; run_job bash -c "exit {code}"'],
+            env={**outside, **slurm, **counts, "PATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_only_crashes_are_counted_against_the_restarts(end_with: Callable[..., str]) -> None:
+    """Saved and stopped, however often, is free; between such stops every crash counts."""
+    for restarts in range(5):
+        assert "saved and stopped; requeued" in end_with(75, restarts)
+    assert "ended with code 9 (crash 1, 2 are granted); requeued" in end_with(9, 5)
+    assert "saved and stopped; requeued" in end_with(75, 6)
+    assert "(crash 2, 2 are granted); requeued" in end_with(9, 7)
+    assert "ended with code 9, crash 3; not requeued (ADAPTIVE_FT_RESTARTS=2)" in end_with(9, 8)
+    assert "(crash 1, 2 are granted); requeued" in end_with(9, 9), "a person has requeued it"
+
+
+def test_a_crash_that_cannot_be_counted_is_not_repeated(end_with: Callable[..., str], tmp_path: Path) -> None:
+    """It would be for ever."""
+    (tmp_path / "runs/.slurm/7/crashes").mkdir(parents=True)
+    assert "not requeued" in end_with(9, 0)
+    assert not (tmp_path / "requeued").exists()
 
 
 def test_without_slurm_there_is_one_sentence() -> None:

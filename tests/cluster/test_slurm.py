@@ -58,12 +58,16 @@ def test_a_job_makes_room_for_a_more_urgent_one(submit: Submit, undisturbed: Und
 def test_a_rank_that_crashes_costs_the_updates_since_the_last_checkpoint(
     submit: Submit, undisturbed: Undisturbed
 ) -> None:
-    """One rank is killed; the script requeues the job."""
-    job = submit("train.sbatch", *LONG, sbatch=ON_FIRST_TWO)
+    """One rank is killed; the script requeues the job. That it was asked to stop before costs no granted crash."""
+    job = submit("train.sbatch", *LONG, sbatch=(*ON_FIRST_TWO, "--export=ALL,ADAPTIVE_FT_RESTARTS=1"))
     job.reach(5)
+    job.slurm.run("scancel", "--batch", "--signal=USR1", job.number)
+    wait_until(lambda: f"job {job.number}: start 2" in job.log.read_text(), "the second start")
+    job.reach(20)
     job.signal_ranks("KILL", "n2")
     assert job.end() == "COMPLETED"
-    assert job.restarts == 1
+    assert job.restarts == 2
+    assert "(crash 1, 1 are granted); requeued" in job.log.read_text()
     assert job.weights == undisturbed(2)
 
 
