@@ -23,6 +23,7 @@ from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
 from adaptive_ft.engine.living import SignOfLife
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder, open_run_folder
@@ -57,6 +58,7 @@ class Run:
     train: TrainStream
     sign: SignOfLife
     """That somebody is at the folder; shown until `Trainer.fit` ends."""
+    watch: Watchdog
 
     @property
     def global_batch(self) -> int:
@@ -91,18 +93,19 @@ class Run:
         )
 
 
-def build(config: RunConfig, ranks: Ranks) -> Run:
-    """Make every part of the run that `config` describes.
+def build(config: RunConfig, ranks: Ranks, watch: Watchdog | None = None) -> Run:
+    """Make every part of the run that `config` describes, and train it, under `watch`; nobody watches without one.
 
     Raises:
         UserError: anything wrong with options or input, before the run folder is made.
     """
-    parts = ranks.together(lambda: _build_parts(config, ranks))
+    watch = watch or Watchdog(ranks, config.rank_timeout)
+    parts = ranks.together(lambda: _build_parts(config, ranks, watch))
     folder = ranks.on_main(lambda: open_run_folder(config))
     sign = SignOfLife(folder.generation if ranks.is_main else None)
     try:
         ranks.on_main(sign.show)
-        return _start(config, ranks, parts, folder, sign)
+        return _start(config, ranks, parts, folder, sign, watch)
     except BaseException:
         sign.leave()
         if ranks.is_main:
@@ -110,7 +113,7 @@ def build(config: RunConfig, ranks: Ranks) -> Run:
         raise
 
 
-def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sign: SignOfLife) -> Run:
+def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sign: SignOfLife, watch: Watchdog) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
     ranks.on_main(lambda: keep_nameless_base(parts.model.base, folder))
     if ranks.is_main:
@@ -118,6 +121,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sig
         print(f"gated layers on {ranks.device.type}: {path_on(ranks.device.type)} path", flush=True)
         parts.model.print_trainable_parameters()
     epochs = math.ceil(config.num_train_epochs * parts.train_shards.num_examples / parts.numbers.global_batch)
+    watch.phase("building the engine")
     engine = Engine(
         parts.model,
         parts.model.parameter_groups(),
@@ -135,10 +139,11 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sig
         readers=config.data.readers,
         bad=bad_samples(config.data, parts.train_shards),
     )
-    return Run(config, ranks, folder, parts, engine, train, sign)
+    return Run(config, ranks, folder, parts, engine, train, sign, watch)
 
 
-def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
+def _build_parts(config: RunConfig, ranks: Ranks, watch: Watchdog) -> Parts:
+    watch.phase("building the model")
     check_options(config)
     choose_kernels(config, ranks.device.type)
     check_trackers(config.tracking)
@@ -165,6 +170,7 @@ def _build_parts(config: RunConfig, ranks: Ranks) -> Parts:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     check_export(config.export_to, model)
+    watch.phase("waiting for the models of the other ranks")
     return Parts(train_shards, val_shards, subject, task, model, numbers, ds_config)
 
 

@@ -27,6 +27,7 @@ from adaptive_ft.data.world.generate import Progress, generate_world
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.preemption import StoppedOnRequest
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.same_run import why_not_resumed
 from adaptive_ft.trainer import Trainer
 
@@ -50,8 +51,9 @@ def with_embedded_recipe(arguments: Sequence[str]) -> list[str]:
     return ["--config", str(RECIPES / "world.yaml"), *arguments]
 
 
-def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
-    """Make generated data and the base where `config` points at them and they are not there yet (collective).
+def prepare_embedded(config: RunConfig, ranks: Ranks, watch: Watchdog | None = None) -> None:
+    """Make generated data and the base where `config` points at them and they are not there yet, under `watch`
+    (collective).
 
     Raises:
         UserError: options or shards that the run could not use after the minutes this takes.
@@ -63,10 +65,12 @@ def prepare_embedded(config: RunConfig, ranks: Ranks) -> None:
         return
     ranks.together(lambda: check_options(config))
     ranks.together(lambda: choose_kernels(config, ranks.device.type))
+    watch = watch or Watchdog(ranks, config.rank_timeout)
+    watch.phase("generating data")
     _generate(config, ranks)
     if needs_base:
         ranks.together(lambda: open_train_and_val(config.data))
-        _pretrain(config, ranks)
+        _pretrain(config, ranks, watch)
 
 
 def generated_place(config: RunConfig) -> Path | None:
@@ -93,17 +97,17 @@ def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
     return base
 
 
-def _pretrain(config: RunConfig, ranks: Ranks) -> None:
+def _pretrain(config: RunConfig, ranks: Ranks, watch: Watchdog) -> None:
     """Make the base of `config`, or end what an interrupted start has begun of it (collective)."""
     pretraining = ranks.on_main(lambda: begin_pretraining(config, ranks.world_size))
     _generate(pretraining, ranks)
-    run = build(pretraining, ranks)
+    run = build(pretraining, ranks, watch)
     refusal = ranks.on_main(lambda: why_not_resumed(run))
     if refusal is not None:
         run.train.close()
         run.sign.leave()
         ranks.on_main(lambda: _remove(run, refusal))
-        run = build(pretraining, ranks)
+        run = build(pretraining, ranks, watch)
     try:
         Trainer(run).fit()
     except StoppedOnRequest:

@@ -4,14 +4,13 @@ usage.
 Serves the trainer (under DeepSpeed) and `adaptive-ft eval` (the bare model) alike: both hand in a callable forward.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from adaptive_ft.analysis.usage import UsageMeter
-from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
@@ -32,7 +31,7 @@ class Evaluation:
 
 def evaluate(
     forward: Callable[..., Any],
-    stream: EvalStream,
+    stream: Iterable[Any],
     num_questions: int,
     task: Task,
     tying: Tying,
@@ -69,7 +68,7 @@ def evaluate(
 
 def answer(
     forward: Callable[..., Any],
-    stream: EvalStream,
+    stream: Iterable[Any],
     num_questions: int,
     task: Task,
     tying: Tying,
@@ -95,7 +94,7 @@ def answer(
 
 
 def _passed(
-    forward: Callable[..., Any], stream: EvalStream, task: Task, ranks: Ranks, dtype: torch.dtype
+    forward: Callable[..., Any], stream: Iterable[Any], task: Task, ranks: Ranks, dtype: torch.dtype
 ) -> Iterator[tuple[TaskBatch, Any]]:
     """Every batch of the stream with the model's output for it."""
     for raw in stream:

@@ -24,7 +24,6 @@ from adaptive_ft.divergence import Divergence
 from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
-from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.exporting import export_merged
 from adaptive_ft.gates import GatesDiverged
@@ -55,7 +54,7 @@ class Trainer:
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
         self.divergence = Divergence(run)
-        self.watch = Watchdog(run.ranks, run.config.rank_timeout)
+        self.watch = run.watch
         self.saved_at: int | None = None
         self.began = time.monotonic()
         """When the run would have begun, had it been one process from start to end."""
@@ -67,7 +66,7 @@ class Trainer:
             StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
         """
         try:
-            with self.watch, self._own_folder(), self.requests:
+            with self._own_folder(), self.requests:
                 resumed_at = self._resume()
                 summary = self._finished() or self._run_to_the_end(resumed_at)
         except GatesDiverged:
@@ -78,6 +77,7 @@ class Trainer:
                 self.recorder.close()
         destination = self.config.export_to
         if destination:
+            self.watch.phase("exporting the model")
             self.ranks.together(self.run.folder.check)
             # All ranks wait for the files: the next run of this process may start from them.
             self.ranks.on_main(lambda: export_merged(restore(self.run.folder.path, BEST), Path(destination)))
@@ -215,19 +215,17 @@ class Trainer:
         self.engine.module.eval()
         # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
         self._seed_step(self.engine.updates, EVALUATION)
-        engine = functools.partial(self.engine, policy=policy)
-        forward = self.watch.stepping(self.engine.updates, "evaluating", engine)
+        forward = functools.partial(self.engine, policy=policy)
         shards = self.run.parts.val_shards
         evaluation = evaluate(
             forward,
-            self.run.open_val(),
+            self.watch.steps(self.run.open_val(), self.engine.updates, "evaluating", then="scoring"),
             shards.num_examples,
             self.task,
             self.tying,
             self.ranks,
             self.engine.dtype,
         )
-        self.watch.rest("after an evaluation")
         self.run.parts.model.holder.check()
         return evaluation
 
@@ -275,6 +273,7 @@ class Trainer:
 
     def _resume(self) -> int | None:
         """Continue from the newest whole checkpoint when asked to; the update it was written after."""
+        self.watch.phase("reading the checkpoint")
         state = load_checkpoint(self.run)
         if state is None:
             return None

@@ -19,10 +19,10 @@ PATIENCE_SECONDS = 240
 @pytest.mark.parametrize(
     ("guilty", "number", "sentence"),
     [
-        (1, signal.SIGKILL, r"Rank 1 died at update \d+"),
-        (0, signal.SIGKILL, r"Rank 0 died at update \d+"),
-        (1, signal.SIGSTOP, r"Rank 1 has given no sign of life for 20 s \(--rank_timeout\) at update \d+"),
-        (0, signal.SIGSTOP, r"Rank 0 has given no sign of life for 2\d s \(--rank_timeout\) at update \d+"),
+        (1, signal.SIGKILL, r"Rank 1 of 2 \(.+\) died at update \d+"),
+        (0, signal.SIGKILL, r"Rank 0 of 2 \(.+\) died at update \d+"),
+        (1, signal.SIGSTOP, r"Rank 1 of 2 \(.+\) has given no sign of life for 20 s \(--rank_timeout\) at update \d+"),
+        (0, signal.SIGSTOP, r"Rank 0 of 2 \(.+\) has given no sign of life for 2\d s \(--rank_timeout\) at update \d+"),
     ],
     ids=["rank 1 dies", "rank 0 dies", "rank 1 freezes", "rank 0 freezes"],
 )

@@ -1,0 +1,140 @@
+"""The ranks' watchdogs: who is let in, who is missed, what a rank says of itself, and that leaving waits for nobody."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from adaptive_ft.build import build
+from adaptive_ft.config import load_run_config
+from adaptive_ft.engine import watchdog
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.engine.watchdog import Watchdog
+from adaptive_ft.errors import UserError
+from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
+from adaptive_ft.trainer import Trainer
+
+PATIENCE_SECONDS = 60
+
+
+@pytest.mark.parametrize("failure", [None, UserError, SystemExit])
+def test_two_ranks_meet_and_leave_without_waiting_for_a_beat(
+    failure: type[BaseException] | None, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdogs of two ranks, here in two threads; with a beat of an hour they would leave after an hour."""
+    monkeypatch.setattr(watchdog, "LARGEST_BEAT_SECONDS", 3600.0)
+    left: list[int] = []
+    host, guest = (Watchdog(Ranks(rank, rank, 2, torch.device("cpu")), 1e6) for rank in (0, 1))
+
+    def live(rank: int, watch: Watchdog) -> None:
+        expected = pytest.raises(failure) if failure else contextlib.nullcontext()
+        with expected, watch:
+            watch.phase("building the model")
+            if failure is not None:
+                raise failure
+        left.append(rank)
+
+    first = threading.Thread(target=live, args=(0, host), daemon=True)
+    first.start()
+    # Two threads share one connection to the store: who waits there would keep the other from telling.
+    while not dist.distributed_c10d._get_default_store().check([host.key]):
+        time.sleep(0.01)
+    second = threading.Thread(target=live, args=(1, guest), daemon=True)
+    second.start()
+    for thread in (first, second):
+        thread.join(PATIENCE_SECONDS)
+    assert sorted(left) == [0, 1]
+
+
+def test_a_rank_alone_has_no_watchdog(ranks: Ranks) -> None:
+    """No thread and no connection, so nothing to pay for."""
+    before = threading.active_count()
+    with Watchdog(ranks, 1e-9) as watch:
+        watch.step(1, "training")
+        assert threading.active_count() == before
+
+
+# Rank 0 of three, with rank 1 in a thread beside it. Strangers come first; rank 2 never does.
+MISSING = """
+import socket, threading, time
+import torch
+import torch.distributed as dist
+from adaptive_ft.engine.ranks import Ranks, start_ranks
+from adaptive_ft.engine.watchdog import Watchdog
+
+start_ranks()
+
+def rank_1():
+    store = dist.distributed_c10d._get_default_store()
+    while not store.check(["watchdog 0"]):  # not wait: this thread and rank 0's share one connection to the store
+        time.sleep(0.01)
+    port = int(store.get("watchdog 0").decode().split()[1])
+    for word in (b"[1]\\n", b"GET / HTTP/1.1\\r\\n", b'{"word": "no", "rank": 1}\\n', b"[" * 5000, b"{}\\n", b""):
+        stranger = socket.create_connection(("127.0.0.1", port))
+        stranger.sendall(word)
+        if word:
+            try:
+                assert stranger.recv(1) == b"", "a stranger is sent away"
+            except ConnectionResetError:
+                pass
+    silent = socket.create_connection(("127.0.0.1", port))
+    with Watchdog(Ranks(1, 1, 3, torch.device("cpu")), 3.0) as watch:
+        print("let in", flush=True)
+        threading.Event().wait()
+
+threading.Thread(target=rank_1, daemon=True).start()
+with Watchdog(Ranks(0, 0, 3, torch.device("cpu")), 3.0):
+    print("all have come", flush=True)
+"""
+
+
+def test_strangers_are_sent_away_and_a_rank_that_does_not_come_is_named(environment: dict[str, str]) -> None:
+    """Also one who connects and says nothing keeps nobody waiting; one warning for all of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", MISSING], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "let in", done.stderr
+    warning, error = done.stderr.splitlines()
+    assert warning == "warning: closed a connection to the watchdog that came from no rank of this run"
+    assert error == (
+        "error: Rank 2 of 3 has given no sign of life for 3 s (--rank_timeout) while meeting the other ranks."
+        " The run ends; go on with --resume auto."
+    )
+    assert done.returncode == 1
+
+
+def test_an_evaluation_is_steps_and_its_scoring_is_none(
+    tiny: Callable[..., list[str]], ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are judged one by one; what comes after them is left in peace, and so is what comes before training."""
+    places: dict[str, list[Any]] = {"batch": [], "report": [], "build": []}
+    watch = Watchdog(ranks, 600)
+    update, report = AccuracyMeter.update, AccuracyMeter.report
+
+    def updated(meter: AccuracyMeter, *given: Any) -> None:
+        places["batch"].append(watch.place)
+        update(meter, *given)
+
+    def reported(meter: AccuracyMeter, expected: int | None = None) -> AccuracyReport:
+        places["report"].append(watch.place)
+        return report(meter, expected)
+
+    monkeypatch.setattr(AccuracyMeter, "update", updated)
+    monkeypatch.setattr(AccuracyMeter, "report", reported)
+    words = ("--output_dir", str(tmp_path), "--per_device_eval_batch_size", "16")
+    run = build(load_run_config(tiny("placed", *words)), ranks, watch)
+    assert str(watch.place) == "while building the engine"
+    assert not watch.place.judged
+    Trainer(run).fit()
+    assert len(places["batch"]) > len(places["report"]) > 0
+    assert all(place.judged and place.doing == "evaluating" for place in places["batch"])
+    assert len({place.steps for place in places["batch"]}) == len(places["batch"])
+    assert all(not place.judged and place.doing == "scoring" for place in places["report"])
