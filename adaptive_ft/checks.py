@@ -22,6 +22,7 @@ LEAST = {
     "save_total_limit": 1,
     "data.readers": 1,
     "tracking.logging_steps": 1,
+    "tracking.peak_tflops": 0.001,
     # [CLS], one word, [SEP].
     "task.max_question_length": 3,
     "model.hidden_size": 1,

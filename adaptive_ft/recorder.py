@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.engine.failed_writes import FailedWrite, told_as_failed
 from adaptive_ft.evaluation import Evaluation
-from adaptive_ft.supply import peak_memory_gib
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 from adaptive_ft.tracking import Tracker, open_trackers
 from adaptive_ft.versions import versions
@@ -36,17 +34,10 @@ class Recorder:
         self.trackers: list[Tracker] = open_trackers(
             run.folder.path, run.config.tracking, asdict(run.config), resumed_at
         )
-        self._told_at, self._told_step = time.monotonic(), run.engine.updates
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
-        """The means of one interval, with the speed since the last line and this rank's peak memory under `time/` (the
-        only values that may differ between two identical runs)."""
-        now = time.monotonic()
-        examples = (step - self._told_step) * self.run.global_batch
-        speed = examples / max(1e-9, now - self._told_at)
-        self._told_at, self._told_step = now, step
-        peak = peak_memory_gib(self.run.ranks.device)
-        self._to_all(step, {**values, "time/examples_per_second": speed, "time/peak_memory_gib": peak})
+        """The means of one interval."""
+        self._to_all(step, values)
 
     def start(self, evaluation: Evaluation) -> None:
         """The pretrained model before the first update."""

@@ -1,6 +1,5 @@
-"""What a run costs its machine: the share of the steps' time spent waiting for data, and the most memory held."""
+"""The share of the steps' time that is spent waiting for data, and what was left out of the data as damaged."""
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,13 +41,3 @@ class SupplyMeter:
             bad.add(everyone)
             skipped = len(everyone)
         return {"data_stall_share": share, "data_skipped": float(skipped)}
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """The most memory this process has had allocated on its GPU, or on a CPU resident, since it began, in GiB.
-
-    The one number with activations in it; what is held without them tells `adaptive-ft inspect --memory`.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -33,6 +33,9 @@ class TrackingConfig:
     """Trackers beside metrics.jsonl; each needs its extra: pip install adaptive-ft[wandb]."""
     logging_steps: int = 10
     """Updates between two recorded lines."""
+    peak_tflops: float | None = None
+    """Speed of one device on dense products that `time/model_flops_utilization` is a share of, in TFLOP/s; default:
+    that of a product timed on the device."""
     wandb_project: str = "adaptive-finetuning"
     wandb_mode: Literal["offline", "online"] = "offline"
     """Offline runs are sent later with the `wandb sync` line that is printed at the end."""

@@ -32,6 +32,7 @@ from adaptive_ft.meters import MeanMeter
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
+from adaptive_ft.throughput import ThroughputMeter
 from adaptive_ft.tracking import Progress
 
 Result = TypeVar("Result")
@@ -48,6 +49,8 @@ class Trainer:
         self.tying = run.parts.model.tying
         self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
         self.supply = SupplyMeter(run.train)
+        patch_size = getattr(run.parts.model.base.config, "patch_size", None)
+        self.throughput = ThroughputMeter(self.engine.module, run.ranks, patch_size, run.config.tracking.peak_tflops)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.start_score: float | None = None
@@ -101,7 +104,8 @@ class Trainer:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
             while self.engine.updates < self.run.total_updates:
-                with self.supply.step():
+                timed = self._is_interval(self.engine.updates + 1)
+                with self.supply.step(), self.throughput.update(is_timed=timed):
                     rates = self.train_step()
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
@@ -146,7 +150,7 @@ class Trainer:
 
     def _after_update(self, update: int, rates: dict[str, float], progress: Progress) -> None:
         """Record, evaluate and save where it is time to; never what has diverged."""
-        is_interval = update % self.config.tracking.logging_steps == 0 or update == self.run.total_updates
+        is_interval = self._is_interval(update)
         ends_epoch = self.run.ends_epoch(update)
         is_save = self.config.save_steps is not None and update % self.config.save_steps == 0
         if not (is_interval or ends_epoch or is_save):
@@ -158,6 +162,9 @@ class Trainer:
             progress.say(self._end_epoch())
         elif is_save:
             self._save(best=False)
+
+    def _is_interval(self, update: int) -> bool:
+        return update % self.config.tracking.logging_steps == 0 or update == self.run.total_updates
 
     def _stop_if_asked(self) -> None:
         """Save and leave when somebody has asked for it; after the last update the run ends as it would have."""
@@ -180,11 +187,12 @@ class Trainer:
     def _forward_backward(self, raw: RawBatch) -> None:
         self.divergence.feed(raw)
         batch = self.task.collate(self.task.augment(raw)).to(self.ranks.device, self.engine.dtype)
-        outputs = self.engine(**batch.inputs)
+        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
+        with self.throughput.forward(batch.inputs, num_valid):
+            outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)
         self.divergence.loss(answer_loss)
-        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
         # What was left out as damaged has no say in the policy losses either.
         gates_BD = outputs.gates if num_valid in (0, len(batch)) else outputs.gates[batch.valid_B]
         extra = policy_losses(gates_BD, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient)
@@ -204,6 +212,7 @@ class Trainer:
         means, self.window = self.window.means(), MeanMeter()
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {f"train/{name}": value for name, value in self.supply.window(self.ranks).items()}
+        values |= {f"time/{name}": value for name, value in self.throughput.window().items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature

@@ -29,6 +29,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("engine",),
     ("tracking", "meters", "supply"),
+    ("throughput",),
     ("config",),
     ("run_folder", "checks"),
     ("subjects",),

@@ -55,6 +55,8 @@ class Command:
     """Print instead what each rank would hold and move under every DeepSpeed config, without activations."""
     world_size: int = 1
     """memory: number of ranks."""
+    micro_batches: int = 1
+    """memory: accumulated in every update, as --gradient_accumulation_steps."""
     rows: int | None = None
     """memory: rows (words, regions, patches) per rank and update, for the expected efficiency."""
     tflops: float = 400.0
@@ -91,7 +93,7 @@ class Command:
         (row, *_) = self._adapted((self.strategy or DECIDED[0],))
         machine = Machine(self.rows, self.tflops, self.link) if self.rows else None
         words = f"{self.model}: strategy {row.model.config.strategy}, policy {row.policy}"
-        return [words, *memory_lines(row.model, self.world_size, machine)]
+        return [words, *memory_lines(row.model, self.world_size, self.micro_batches, machine)]
 
     def _strategies(self, num_layers: int) -> tuple[str, ...]:
         """Every strategy that needs no more than the model, in the order of the original's table."""

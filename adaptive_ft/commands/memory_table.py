@@ -27,7 +27,7 @@ COLUMNS = ("config", "precision", *KINDS, "sent")
 LEGEND = (
     "GiB per rank. total: all that is held at the update, without activations, which depend on the batch; transient:",
     "reduction buffer, and under ZeRO-3 the parameters whole at one time, at the most; device = total + transient -",
-    "host; host: in the machine's memory with offloading. sent: what a rank sends per update with one micro-batch.",
+    "host; host: in the machine's memory with offloading. sent: what a rank sends per update.",
     "Formulas: adaptive_ft/engine/memory.py and traffic.py.",
 )
 
@@ -64,17 +64,21 @@ def sizes_of(model: AdaptiveModel) -> ParameterSizes:
     return ParameterSizes(frozen, {name: [value.numel() for _, value in members] for name, members in groups})
 
 
-def memory_lines(model: AdaptiveModel, world_size: int, machine: Machine | None = None) -> list[str]:
-    """The table for `model` on `world_size` ranks, with its legend; with a machine its expected efficiency too.
+def memory_lines(
+    model: AdaptiveModel, world_size: int, micro_batches: int = 1, machine: Machine | None = None
+) -> list[str]:
+    """The table for `model` on `world_size` ranks that accumulate `micro_batches` in every update, with its legend;
+    with a machine its expected efficiency too.
 
-    Raises UserError for a number of ranks below 1.
+    Raises UserError for a number of ranks or micro-batches below 1.
     """
-    if world_size < 1:
-        raise UserError(f"--world-size is {world_size}; it must be at least 1.")
+    for option, value in (("--world-size", world_size), ("--micro-batches", micro_batches)):
+        if value < 1:
+            raise UserError(f"{option} is {value}; it must be at least 1.")
     sizes = sizes_of(model)
     counts = f"{sizes.num_frozen:,} frozen and {sizes.num_trained:,} trained parameters, {world_size} ranks"
     rows = [
-        memory_row(sizes, name, config, precision, world_size, machine)
+        (name, precision, *memory_cells(sizes, config, precision, world_size, micro_batches, machine))
         for name, config in CONFIGS.items()
         for precision in ("fp32", "bf16")
         if name != "bf16" or precision == "bf16"
@@ -91,18 +95,18 @@ def memory_lines(model: AdaptiveModel, world_size: int, machine: Machine | None 
     return [counts, "", *table, *LEGEND, *(PLAN_LEGEND if machine else ())]
 
 
-def memory_row(
+def memory_cells(
     sizes: ParameterSizes,
-    name: str,
     config: Mapping[str, Any],
     precision: str,
     world_size: int,
+    micro_batches: int,
     machine: Machine | None,
 ) -> tuple[str, ...]:
-    """One config's cells."""
+    """One config's numbers."""
     found = rank_bytes(sizes, config, precision, world_size)
-    sent = sent_bytes(step_traffic(sizes, config, precision, world_size), world_size)
-    cells = (name, precision, *(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
+    sent = sent_bytes(step_traffic(sizes, config, precision, world_size, micro_batches), world_size)
+    cells = (*(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
     if machine is None:
         return cells
     computing, sending = machine.seconds(sizes.num_frozen or sizes.num_trained, sent)

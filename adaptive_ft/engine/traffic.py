@@ -21,6 +21,7 @@ all_reduce and (N - 1) / N for the others (Patarasuk and Yuan, 2009, doi:10.1016
 tests/cluster/test_traffic.py compares both on 1, 2 and 4 ranks.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -82,6 +83,37 @@ class TrafficCounter(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
+class TimedTraffic(TrafficCounter):
+    """A counter that also waits for every collective: `seconds` is what they take when nothing hides them.
+
+    Waiting for slower ranks is part of that, computing that was queued before is not.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._device = device
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if operator.namespace != "c10d":
+            return operator(*args, **(kwargs or {}))
+        self._settle()
+        began = time.perf_counter()
+        result = super().__torch_dispatch__(operator, types, args, kwargs)
+        for work in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(work, torch.ScriptObject) and hasattr(work, "wait"):
+                work.wait()
+        self._settle()
+        self.seconds += time.perf_counter() - began
+        return result
+
+    def _settle(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
 def step_traffic(
     sizes: ParameterSizes, ds_config: Mapping[str, Any], precision: str, world_size: int, micro_batches: int = 1
 ) -> dict[str, int]:
@@ -94,7 +126,8 @@ def step_traffic(
     zero = ds_config.get("zero_optimization", {})
     stage, width = int(zero.get("stage", 0)), PRECISION_BYTES[precision]
     if world_size == 1 and stage:
-        return {"reduce_scatter" if stage == 3 else "all_reduce": width * micro_batches * sizes.num_trained}
+        reductions = micro_batches if stage > 1 else 1
+        return {"reduce_scatter" if stage == 3 else "all_reduce": width * reductions * sizes.num_trained}
     trained = width * sizes.num_trained
     if stage == 0:
         return {"all_reduce": trained}

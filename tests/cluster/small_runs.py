@@ -12,7 +12,6 @@ from torch import Tensor
 from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptive_model
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.ds_config import EngineNumbers, fill_ds_config, read_ds_config
-from adaptive_ft.engine.memory import ParameterSizes
 from adaptive_ft.engine.optimizer import OptimConfig
 from adaptive_ft.engine.ranks import Ranks
 from tests.models.tiny_families import LXMERT
@@ -29,17 +28,11 @@ def make_model() -> AdaptiveModel:
     return get_adaptive_model(LXMERT.build(), AdaptiveConfig("spottune", policy=policy))
 
 
-def sizes_of(model: AdaptiveModel) -> ParameterSizes:
-    frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
-    groups = model.parameter_groups()
-    return ParameterSizes(frozen, {name: [value.numel() for _, value in group] for name, group in groups.items()})
-
-
-def ds_config_of(name: str, precision: str, world_size: int, **zero: Any) -> dict[str, Any]:
+def ds_config_of(name: str, precision: str, world_size: int, accumulation: int = 1, **zero: Any) -> dict[str, Any]:
     source = Path(f"ds_configs/{name}.json")
     content = read_ds_config(source)
     content["zero_optimization"].update({**ZERO, **zero})
-    return fill_ds_config(content, EngineNumbers(SAMPLES, 1, world_size, 1.0, precision), source)
+    return fill_ds_config(content, EngineNumbers(SAMPLES, accumulation, world_size, 1.0, precision), source)
 
 
 def make_engine(model: AdaptiveModel, ds_config: dict[str, Any], ranks: Ranks) -> Engine:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from adaptive_ft.commands.memory_table import sizes_of
 from adaptive_ft.engine.deepspeed_engine import Engine
 from adaptive_ft.engine.memory import rank_bytes, split_elements
 from adaptive_ft.engine.ranks import Ranks
 from tests.cluster.ranks_by_hand import on_ranks
-from tests.cluster.small_runs import ds_config_of, loss_of, make_engine, make_model, sizes_of
+from tests.cluster.small_runs import ds_config_of, loss_of, make_engine, make_model
 
 CASES = [
     *((f"zero{stage}", precision) for stage in range(4) for precision in ("fp32", "bf16")),

@@ -7,16 +7,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from adaptive_ft.commands.memory_table import sizes_of
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.traffic import TrafficCounter, sent_bytes, step_traffic
 from tests.cluster.ranks_by_hand import on_ranks
-from tests.cluster.small_runs import ds_config_of, loss_of, make_engine, make_model, sizes_of
+from tests.cluster.small_runs import ds_config_of, loss_of, make_engine, make_model
 
 NOT_KEPT = {"stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0}
-CASES: list[tuple[str, str, dict[str, int]]] = [
-    *((f"zero{stage}", precision, {}) for stage in range(4) for precision in ("fp32", "bf16")),
-    ("bf16", "bf16", {}),
-    ("zero3", "fp32", NOT_KEPT),
+# Config, precision, micro-batches accumulated in an update, ZeRO's other options.
+CASES: list[tuple[str, str, int, dict[str, int]]] = [
+    *((f"zero{stage}", precision, 1, {}) for stage in range(4) for precision in ("fp32", "bf16")),
+    *((f"zero{stage}", "fp32", 2, {}) for stage in range(4)),
+    *(("bf16", "bf16", accumulated, {}) for accumulated in (1, 2)),
+    ("zero3", "fp32", 1, NOT_KEPT),
 ]
 # query, key, value and output of 8 x 8, frozen and delta, in two cross layers.
 SHARED_ELEMENTS = 2 * 2 * 4 * 64
@@ -43,16 +46,19 @@ def known(ranks: Ranks) -> dict[str, int]:
     return dict(counter.bytes)
 
 
-def counted(ranks: Ranks, name: str, precision: str, zero: dict[str, int]) -> dict[str, dict[str, int]]:
+def counted(
+    ranks: Ranks, name: str, precision: str, accumulated: int, zero: dict[str, int]
+) -> dict[str, dict[str, int]]:
     """The third update's payloads, and the formula's."""
     model = make_model()
-    sizes, ds_config = sizes_of(model), ds_config_of(name, precision, ranks.world_size, **zero)
+    sizes, ds_config = sizes_of(model), ds_config_of(name, precision, ranks.world_size, accumulated, **zero)
     engine = make_engine(model, ds_config, ranks)
     for _ in range(3):
         with TrafficCounter() as counter:
-            engine.backward(loss_of(engine))
-            engine.step()
-    foretold = step_traffic(sizes, ds_config, precision, ranks.world_size)
+            for _ in range(accumulated):
+                engine.backward(loss_of(engine))
+                engine.step()
+    foretold = step_traffic(sizes, ds_config, precision, ranks.world_size, accumulated)
     if zero == NOT_KEPT and ranks.world_size > 1:
         # The shared cross-attention runs twice, and its backward pass too: it is gathered once more in each.
         foretold["all_gather"] += 2 * SHARED_ELEMENTS * engine.dtype.itemsize

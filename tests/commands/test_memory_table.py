@@ -60,6 +60,23 @@ def test_alone_a_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
         Command(str(tmp_path), **options, world_size=0).run()
 
 
+def test_accumulating_sends_more_only_under_stages_that_reduce_every_micro_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two micro-batches: stages 0 and 1 send as much as for one, stages 2 and 3 more, but not twice as much."""
+    ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
+    sent = []
+    for count in (1, 2):
+        Command(str(tmp_path), memory=True, world_size=8, micro_batches=count).run()
+        table = rows(capsys.readouterr().out)
+        sent.append([table[f"zero{stage}", "fp32"]["sent"] for stage in range(4)])
+    once, twice = sent
+    assert twice[:2] == once[:2]
+    assert all(alone < both < 2 * alone + 0.001 for alone, both in zip(once[2:], twice[2:], strict=True))
+    with pytest.raises(UserError, match="--micro-batches is 0; it must be at least 1"):
+        Command(str(tmp_path), memory=True, micro_batches=0).run()
+
+
 def test_the_efficiency_is_that_of_computing_beside_sending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """6 operations for each of 10^9 weights and 1000 rows at 3 TFLOP/s take 2 s, 50 GB at 25 GB/s as long."""
     assert Machine(rows=1000, tflops=3.0, link=25.0).seconds(10**9, 50 * 10**9) == pytest.approx((2.0, 2.0))

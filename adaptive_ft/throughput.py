@@ -1,0 +1,165 @@
+"""How fast a run trains and what holds it up: examples, tokens and products per second, peak memory, communication.
+
+Only training steps count, not what lies between them: evaluations, pictures, checkpoints.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.engine.traffic import TimedTraffic, sent_bytes
+from adaptive_ft.layers import LinearLeaf
+
+PRODUCT_SIDES = {"cpu": 512, "cuda": 8192}
+"""Side of the square matrices whose product shows what a device can do: 3 ms on one core, 2 ms at 500 TFLOP/s."""
+REPEATS = 5
+
+
+class ProductCounter:
+    """Counts the floating-point operations that a training step of `model` needs in its linear layers.
+
+    FLOPs = sum over layers of 2 rows inputs outputs (1 + [its input has a gradient] + [it trains]), one of a gated
+    layer's two weights per row: what the same step of the same model without gates costs. What recomputes activations
+    does not count twice. Attention's own products, embeddings and norms are left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.flops = 0
+        self._counts = False
+        for module in model.modules():
+            if isinstance(module, nn.Linear | LinearLeaf):
+                module.register_forward_pre_hook(self._see)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """The forward pass of one micro-batch."""
+        self._counts = True
+        try:
+            yield
+        finally:
+            self._counts = False
+
+    def _see(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._counts:
+            return
+        given: Tensor = args[0]
+        trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        weight = module.get_parameter("weight")
+        num_outputs = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves an empty tensor between uses
+        self.flops += 2 * (1 + given.requires_grad + trains) * given.numel() * num_outputs
+
+
+class ThroughputMeter:
+    """Times training steps and counts what they do; one update of each interval tells what its collectives take.
+
+    `patch_size` is that of a base model that sees pictures. `peak_tflops`: the speed of one device on dense products
+    that utilisation is a share of; without it a product is timed on the device once.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks, patch_size: int | None, peak_tflops: float | None) -> None:
+        self._ranks, self._patch_size = ranks, patch_size
+        self._dtype = next(model.parameters()).dtype
+        self._products = ProductCounter(model)
+        self._peak = None if peak_tflops is None else 1e12 * peak_tflops
+        self._clear()
+
+    @contextmanager
+    def update(self, *, is_timed: bool) -> Iterator[None]:
+        """One optimizer update; a timed one waits for each collective, so that none hides behind computing."""
+        traffic = TimedTraffic(self._ranks.device) if is_timed and self._ranks.world_size > 1 else None
+        began = time.perf_counter()
+        with traffic or nullcontext():
+            yield
+        seconds = time.perf_counter() - began
+        self._seconds += seconds
+        if traffic:
+            self._communication_share = traffic.seconds / seconds
+            self._sent = sent_bytes(traffic.bytes, self._ranks.world_size)
+
+    @contextmanager
+    def forward(self, inputs: Mapping[str, Tensor], num_examples: int) -> Iterator[None]:
+        """The forward pass of one micro-batch with these inputs, `num_examples` of them real."""
+        self._examples += num_examples
+        self._tokens += num_tokens(inputs, self._patch_size)
+        with self._products.counting():
+            yield
+
+    def window(self) -> dict[str, float]:
+        """Since the last call, over all ranks (collective).
+
+        examples_per_second, tokens_per_second: of all ranks, over the seconds of the slowest.
+        model_flops_utilization: mean over ranks of FLOPs / seconds / the device's speed on dense products.
+        peak_memory_gib: of the rank with the most. communication_share: max over ranks of (seconds in collectives /
+        seconds) of the interval's timed update; communication_mib: what a rank sends in it, if ranks form a ring.
+        """
+        device = self._ranks.device
+        self._seconds += _seconds_to_settle(device)
+        if self._peak is None:
+            self._peak = product_speed(device, self._dtype)
+        utilization = self._products.flops / self._peak / max(self._seconds, 1e-9)
+        sums = torch.tensor([self._examples, self._tokens, utilization], dtype=torch.float64)
+        most = [self._seconds, peak_memory_gib(device), self._communication_share, self._sent / 2**20]
+        examples, tokens, utilization = self._ranks.sum(sums).tolist()
+        seconds, peak_gib, share, sent = self._ranks.max(torch.tensor(most, dtype=torch.float64)).tolist()
+        self._clear()
+        return {
+            "examples_per_second": examples / max(seconds, 1e-9),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "model_flops_utilization": utilization / self._ranks.world_size,
+            "peak_memory_gib": peak_gib,
+            "communication_share": share,
+            "communication_mib": sent,
+        }
+
+    def _clear(self) -> None:
+        self._seconds, self._communication_share = 0.0, 0.0
+        self._examples = self._tokens = self._sent = 0
+        self._products.flops = 0
+
+
+def num_tokens(inputs: Mapping[str, Tensor], patch_size: int | None) -> int:
+    """Words, regions and patches in a batch of a model's inputs, with the padding that is computed too."""
+    words = inputs["input_ids"].numel() if "input_ids" in inputs else 0
+    regions = inputs["visual_feats"].shape[:2].numel() if "visual_feats" in inputs else 0
+    if patch_size is None or "pixel_values" not in inputs:
+        return words + regions
+    pictures, _, height, width = inputs["pixel_values"].shape
+    return words + regions + pictures * (height // patch_size) * (width // patch_size)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory this process has had allocated on its GPU, or on a CPU resident, since it began, in GiB.
+
+    The one number with activations in it; what is held without them tells `adaptive-ft inspect --memory`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+def product_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s that `device` reaches on a product of square matrices, the best of a few."""
+    side = PRODUCT_SIDES.get(device.type, PRODUCT_SIDES["cpu"])
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(REPEATS):
+        _seconds_to_settle(device)
+        began = time.perf_counter()
+        left @ left
+        _seconds_to_settle(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def _seconds_to_settle(device: torch.device) -> float:
+    """Wait until a device that works behind the program's back has done everything; the seconds that took."""
+    began = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
