@@ -29,6 +29,7 @@ class Point:
     update: int
     resumed_from: str
     codes: list[int]
+    cut_a_save: bool
 
 
 def updates_recorded(run: Path) -> int:
@@ -38,8 +39,9 @@ def updates_recorded(run: Path) -> int:
     return int(lines[-1].split('"step": ')[1].split(",")[0]) if lines else 0
 
 
-def is_saving(run: Path) -> bool:
-    return any((run / "checkpoints").glob("*.unfinished-*"))
+def unfinished(run: Path) -> set[str]:
+    """Checkpoints that are being written, or were when their ranks died."""
+    return {path.name for path in (run / "checkpoints").glob("*.unfinished-*")}
 
 
 def waiting(ranks: Ranks) -> Iterator[None]:
@@ -52,16 +54,15 @@ def waiting(ranks: Ranks) -> Iterator[None]:
 
 
 def disturb(kind: str, run: Path, ranks: Ranks, chance: random.Random) -> None:
-    """Let the new start come two to six updates on, in a save where the kind says so, then kill."""
-    # What lies unfinished from the start before goes away only with the first save of this one.
-    began, first = time.time(), None
-    more, pause = chance.randint(2, 6), chance.random() * 0.05
+    """Let the new start come two to six updates on, in a save of its own where the kind says so, then kill."""
+    began, first, left = time.time(), None, unfinished(run)
+    more, pause = chance.randint(2, 6), chance.random() * (0.01 if "save" in kind else 0.05)
     metrics = run / "metrics.jsonl"
     for _ in waiting(ranks):
         if not metrics.exists() or metrics.stat().st_mtime < began:
             continue
         first = updates_recorded(run) if first is None else first
-        if updates_recorded(run) >= first + more and ("save" not in kind or is_saving(run)):
+        if updates_recorded(run) >= first + more and ("save" not in kind or unfinished(run) - left):
             break
     time.sleep(pause)
     number = signal.SIGTERM if kind.startswith("SIGTERM") else signal.SIGKILL
@@ -82,10 +83,11 @@ def weights(run: Path) -> bytes:
 
 def table(points: list[Point]) -> str:
     rows = [
-        f"{number:5}  {point.kind:21}  {point.update:6}  {point.resumed_from:12}  {point.codes}"
+        f"{number:5}  {point.kind:21}  {point.update:6}  {point.resumed_from:12}"
+        f"  {point.cut_a_save!s:10}  {point.codes}"
         for number, point in enumerate(points, 1)
     ]
-    return "\n".join(["point  kind                   update  resumed from  exit codes", *rows])
+    return "\n".join(["point  kind                   update  resumed from  cut a save  exit codes", *rows])
 
 
 def test_killed_at_20_random_points_a_run_comes_to_the_same_weights(
@@ -102,16 +104,19 @@ def test_killed_at_20_random_points_a_run_comes_to_the_same_weights(
     words = [train, *tiny("killed_often", *LONG), "--resume", "auto"]
     points: list[Point] = []
     for kind in kinds:
+        left = unfinished(run)
         ranks = start_by_hand(2, *words)
         disturb(kind, run, ranks, chance)
         codes, said = ended(ranks)
         resumed = next(
             (line.split()[-1] for line in said.splitlines() if line.startswith("resuming from")), "the start"
         )
-        points.append(Point(kind, updates_recorded(run), resumed, codes))
+        points.append(Point(kind, updates_recorded(run), resumed, codes, bool(unfinished(run) - left)))
         assert 0 not in codes, "the run was over before it was killed"
         assert (codes == [STOPPED, STOPPED]) == kind.startswith("SIGTERM")
     codes, _ = ended(start_by_hand(2, *words))
     print(table(points))
+    cut = {point.kind for point in points if point.cut_a_save}
+    assert {kind for kind in KINDS if "save" in kind} <= cut, "no kill has met a save"
     assert codes == [0, 0]
     assert weights(run) == weights(workplace / "runs/left_alone")

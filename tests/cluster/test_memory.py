@@ -59,6 +59,7 @@ class Storages:
 
 
 def everything() -> list[Tensor]:
+    gc.collect()  # a finished backward pass leaves cycles, whose end else depends on what else was allocated
     return [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
 
 
