@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.traffic import TimedTraffic, sent_bytes
 from adaptive_ft.layers import LinearLeaf
@@ -58,12 +59,13 @@ class ProductCounter:
 class ThroughputMeter:
     """Times training steps and counts what they do; one update of each interval tells what its collectives take.
 
-    `patch_size` is that of a base model that sees pictures. `peak_tflops`: the speed of one device on dense products
+    `peak_tflops`: the speed of one device on dense products
     that utilisation is a share of; without it a product is timed on the device once.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks, patch_size: int | None, peak_tflops: float | None) -> None:
-        self._ranks, self._patch_size = ranks, patch_size
+    def __init__(self, model: AdaptiveModel, ranks: Ranks, peak_tflops: float | None) -> None:
+        self._ranks = ranks
+        self._patch_size = getattr(model.base.config, "patch_size", None)  # of models that see pictures
         self._dtype = next(model.parameters()).dtype
         self._products = ProductCounter(model)
         self._peak = None if peak_tflops is None else 1e12 * peak_tflops

@@ -49,8 +49,7 @@ class Trainer:
         self.tying = run.parts.model.tying
         self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
         self.supply = SupplyMeter(run.train)
-        patch_size = getattr(run.parts.model.base.config, "patch_size", None)
-        self.throughput = ThroughputMeter(self.engine.module, run.ranks, patch_size, run.config.tracking.peak_tflops)
+        self.throughput = ThroughputMeter(run.parts.model, run.ranks, run.config.tracking.peak_tflops)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.start_score: float | None = None

@@ -80,18 +80,18 @@ def test_tokens_are_words_regions_and_patches() -> None:
 
 def test_a_window_is_what_happened_since_the_last(ranks: Ranks) -> None:
     """The utilisation is a share of the given speed; alone there is nobody to talk to."""
-    model = two_layers()
-    meter = ThroughputMeter(model, ranks, None, peak_tflops=1e-9)
-    words = torch.zeros(ROWS, 10, dtype=torch.long)
+    model, inputs = get_adaptive_model(VIT.build(), AdaptiveConfig("spottune")), VIT.inputs(3)
+    counter = ProductCounter(model)
+    meter = ThroughputMeter(model, ranks, peak_tflops=1e-9)
     for _ in range(2):
-        with meter.update(is_timed=True), meter.forward({"input_ids": words}, ROWS - 1):
-            model(torch.ones(ROWS, INPUTS))
+        with meter.update(is_timed=True), meter.forward(inputs, 2), counter.counting():
+            model(**inputs)
             time.sleep(0.02)
     window = meter.window()
-    seconds = 2 * (ROWS - 1) / window["examples_per_second"]
+    seconds = 2 * 2 / window["examples_per_second"]
     assert seconds >= 0.04
-    assert window["tokens_per_second"] == pytest.approx(2 * ROWS * 10 / seconds)
-    assert window["model_flops_utilization"] == pytest.approx(2 * (2 * FIRST + 3 * SECOND) / seconds / 1e3)
+    assert window["tokens_per_second"] == pytest.approx(2 * 3 * 4 / seconds), "a picture of 8 x 8 has 4 patches"
+    assert window["model_flops_utilization"] == pytest.approx(counter.flops / seconds / 1e3)
     assert window["communication_share"] == window["communication_mib"] == 0
     assert window["peak_memory_gib"] > 0
     after = meter.window()
@@ -117,11 +117,14 @@ TWO_RANKS = """
 import json, sys
 from pathlib import Path
 import torch, torch.distributed as dist
+from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.engine.ranks import run_ranks
 from adaptive_ft.throughput import ThroughputMeter
+from transformers import BertConfig, BertModel
 
 def main(ranks):
-    meter = ThroughputMeter(torch.nn.Linear(2, 2), ranks, None, 1.0)
+    base = BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8))
+    meter = ThroughputMeter(get_adaptive_model(base, AdaptiveConfig("standard")), ranks, 1.0)
     windows = []
     for timed in (True, False):
         with meter.update(is_timed=timed), meter.forward({"input_ids": torch.zeros(1, 8)}, 1 + ranks.rank):
