@@ -94,6 +94,7 @@ def why_not_resumed(run: Run) -> str | None:
     """The sentence that refuses to go on from the newest whole checkpoint of the run's folder; None where nothing
     stands in the way or there is none (rank 0 only).
     """
+    run.folder.checkpoints.settle()
     tag, _ = run.folder.checkpoints.newest_whole()
     try:
         if tag is not None:

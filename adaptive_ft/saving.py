@@ -89,7 +89,7 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     if run.config.resume == "none":
         return None
     checkpoints = run.folder.checkpoints
-    tag, passed_over = run.ranks.on_main(checkpoints.newest_whole)
+    tag, passed_over = run.ranks.on_main(lambda: _newest(checkpoints))
     if run.ranks.is_main:
         for sentence in passed_over:
             print(sentence, flush=True)
@@ -103,6 +103,12 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     state = _loaded(run, tag)
     run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
     return state
+
+
+def _newest(checkpoints: CheckpointFolder) -> tuple[str | None, list[str]]:
+    with told_as_failed(f"'{checkpoints.folder}'", checkpoints.folder):
+        checkpoints.settle()
+    return checkpoints.newest_whole()
 
 
 def _loaded(run: Run, tag: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ def write_whole(path: Path, content: str | bytes, check: Callable[[], None] = no
 @contextmanager
 def whole_file(path: Path, check: Callable[[], None] = no_check) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there when the writing has succeeded."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: another machine that writes to the same file system may have one of the same.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         flush(temporary)

@@ -43,6 +43,15 @@ def test_an_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_writers_of_one_number_on_two_machines_do_not_meet(tmp_path: Path) -> None:
+    """A shared file system sees both: each has a temporary file of its own, whatever its process is called."""
+    with whole_file(tmp_path / "file") as first, whole_file(tmp_path / "file") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "file").read_text() == "first"
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """No folder is made behind the caller's back."""
     with pytest.raises(FileNotFoundError):

@@ -28,6 +28,7 @@ from adaptive_ft.whole_files import flush, write_whole
 
 MANIFEST = "manifest.json"
 LATEST, BEST = "latest", "best"
+FORMER = "-former"
 TAG = re.compile(r"step_(\d+)")
 
 
@@ -66,9 +67,18 @@ class CheckpointFolder:
         place.mkdir(parents=True)
         return place
 
+    def settle(self) -> None:
+        """Give a checkpoint its name back that a save of the same tag had set aside when it was killed."""
+        self.check()
+        for aside in self.folder.glob(f"step_*{FORMER}"):
+            tag = aside.name.partition(".")[0]
+            if not (self.folder / tag).exists():
+                os.replace(aside, self.folder / tag)
+                flush(self.folder)
+
     def abandon(self) -> None:
         """Remove every checkpoint that nobody has finished."""
-        self.check()
+        self.settle()
         for left in self.folder.glob("step_*.unfinished-*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -91,12 +101,12 @@ class CheckpointFolder:
                 files[path.relative_to(place).as_posix()] = fact
         write_whole(place / MANIFEST, json.dumps({**facts, "files": files}, indent=1))
         self.check()
-        former = self.folder / tag
-        if former.exists():
-            os.replace(former, self.folder / f"{self.unfinished(tag)}-former")
-        os.replace(place, former)
+        own, aside = self.folder / tag, self.folder / f"{self.unfinished(tag)}{FORMER}"
+        if own.exists():
+            os.replace(own, aside)  # a kill before the next line is made good by `settle`
+        os.replace(place, own)
         flush(self.folder)
-        shutil.rmtree(self.folder / f"{self.unfinished(tag)}-former", ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         for pointer in pointers:
             self.point(pointer, tag)
 
@@ -139,7 +149,7 @@ class CheckpointFolder:
 
     def newest_whole(self) -> tuple[str | None, list[str]]:
         """The tag to resume from (the pointer's, else the newest whole one before it) and a sentence for each one
-        passed over.
+        passed over. Call `settle` before.
         """
         passed_over: list[str] = []
         for tag in self._candidates():

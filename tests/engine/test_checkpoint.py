@@ -139,6 +139,40 @@ def test_a_save_takes_the_place_of_an_earlier_one_as_a_whole(checkpoints: Checkp
     assert [path.name for path in checkpoints.folder.iterdir() if path.is_dir()] == [tag]
 
 
+def test_a_kill_between_the_old_and_the_new_one_of_a_tag_costs_neither(
+    checkpoints: CheckpointFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only checkpoint is written again: whichever rename the kill follows, there is a whole one to resume from."""
+    tag, rename = save(checkpoints, 2), os.replace
+    for renames in (1, 2):
+        left = renames
+
+        def rename_and_die(source: Path, target: Path) -> None:
+            nonlocal left
+            rename(source, target)
+            left -= Path(source).is_dir() or Path(target).is_dir()
+            if left == 0:
+                raise KeyboardInterrupt
+
+        fill(checkpoints, 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", rename_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.finish(tag, {"step": 2})
+        checkpoints.settle()
+        assert checkpoints.newest_whole() == (tag, [])
+    checkpoints.abandon()
+    assert [path.name for path in checkpoints.folder.iterdir() if path.is_dir()] == [tag]
+
+
+def test_a_checkpoint_set_aside_is_not_taken_for_an_unfinished_one(checkpoints: CheckpointFolder) -> None:
+    """The next save begins with clearing up: what was the only whole one must outlive that."""
+    tag = save(checkpoints, 2)
+    os.replace(checkpoints.folder / tag, checkpoints.folder / f"{checkpoints.unfinished(tag)}-former")
+    fill(checkpoints, 3)
+    assert checkpoints.newest_whole() == (tag, [])
+
+
 def test_prune_keeps_the_newest_and_the_best(checkpoints: CheckpointFolder) -> None:
     """Two newest and the best stay; an unfinished one is not counted and not touched."""
     tags = [save(checkpoints, step) for step in (1, 2, 3, 4, 5)]
