@@ -11,7 +11,6 @@ frozen half is in no file: the engine has it from the base model.
 
 import functools
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,46 +22,70 @@ from deepspeed.utils.tensor_fragment import map_to_flat_opt_states
 from torch import Tensor
 
 from adaptive_ft.engine.checkpoint import CheckpointFolder
+from adaptive_ft.engine.failed_writes import failed_write, tells_of_failed_write, told_as_failed
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import flush
 
 UNIVERSAL = "universal"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 CONVERTER = "deepspeed.checkpoint.ds_to_universal"
+BOUND = Path(__file__).with_name("bound_program.py")
+STAYS = " The checkpoint itself is whole; to read it on another number of ranks it is converted once."
 
 
 def convert(checkpoints: CheckpointFolder, tag: str) -> None:
     """Write the folder `universal` of checkpoint `tag`, unless it is there and whole (one rank only; takes about as
-    long as reading and writing the checkpoint twice).
+    long as reading and writing the checkpoint twice, after its hashes have been compared).
+
+    All is made in a folder of this start's own beside the checkpoint, and moved in when it is whole.
 
     Raises:
-        UserError: DeepSpeed's converter failed; nothing is left of what it wrote.
+        UserError: the checkpoint is damaged, there is no room, or DeepSpeed's converter failed; nothing is left of what
+            it wrote.
     """
     beside, checkpoint = checkpoints.inside(tag), checkpoints.folder / tag
     if not beside.faults(UNIVERSAL):
         return
-    # The converter would read what lies there, whole or not, as parts of the checkpoint.
-    for left in checkpoint.glob(f"{UNIVERSAL}*"):
-        shutil.rmtree(left)
-    place = beside.begin(UNIVERSAL)
+    faults = checkpoints.faults(tag)
+    if faults:
+        raise UserError(f"Checkpoint '{checkpoint}' cannot be converted for another number of ranks: {faults[0]}.")
+    try:
+        with told_as_failed(f"'{checkpoint / UNIVERSAL}'", checkpoint, STAYS):
+            workshop = checkpoints.begin(tag)
+            # The converter would read what lies in the checkpoint, whole or not, as parts of it.
+            for left in checkpoint.glob(f"{UNIVERSAL}*"):
+                os.replace(left, workshop / left.name)
+            made = checkpoints.inside(workshop.name)
+            _run_converter(checkpoint, made.folder / made.unfinished(UNIVERSAL))
+            made.finish(UNIVERSAL, {}, ())
+            checkpoints.check()
+            os.replace(made.folder / UNIVERSAL, checkpoint / UNIVERSAL)
+            flush(checkpoint)
+    finally:
+        checkpoints.abandon()
+
+
+def _run_converter(checkpoint: Path, place: Path) -> None:
+    """DeepSpeed's converter, in a process that ends with this one."""
     # From inside the folder: the converter takes the path for a regular expression, where a "+" would fail.
-    words = ("--input_folder", ".", "--output_folder", place.name, "--inject_missing_state")
+    words = ("--input_folder", ".", "--output_folder", os.path.relpath(place, checkpoint), "--inject_missing_state")
     done = subprocess.run(
-        [sys.executable, "-m", CONVERTER, *words],
+        [sys.executable, "-P", BOUND, str(os.getpid()), CONVERTER, *words],
         cwd=checkpoint,
         env={**os.environ, "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         check=False,
     )
-    (checkpoint / "latest_universal").unlink(missing_ok=True)
-    if done.returncode != 0:
-        shutil.rmtree(place)
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(
-            f"Checkpoint '{checkpoint}' could not be converted for another number of ranks: {reason}. Resume with the"
-            " number of ranks it was written by."
-        )
-    beside.finish(UNIVERSAL, {}, ())
+    if done.returncode == 0:
+        return
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if tells_of_failed_write(done.stderr):
+        raise failed_write(f"'{checkpoint / UNIVERSAL}'", checkpoint, reason, consequence=STAYS)
+    raise UserError(
+        f"Checkpoint '{checkpoint}' could not be converted for another number of ranks: {reason}. Resume with the"
+        " number of ranks it was written by."
+    )
 
 
 def read_converted(engine: Any, checkpoint: Path) -> dict[str, Any]:
