@@ -13,6 +13,7 @@ from adaptive_ft.analysis.report.maps import small_map
 from adaptive_ft.data.records import OUTSIDE_TABLE
 
 SHOWN_ANSWERS = 4
+TALLEST = 260  # pixels of a picture on the page
 LABEL = "label"
 """What the one question about a labelled picture is called."""
 
@@ -87,8 +88,10 @@ def _image(example: Example) -> Markup:
     layer = Markup('<svg viewBox="0 0 {} {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(
         width, height, boxes
     )
-    return Markup('<div class="picture" style="aspect-ratio:{}/{}">{}{}</div>').format(
-        width, height, picture, layer if example.boxes_R4 else ""
+    # No wider than at the greatest height: a picture that is cut to it would be pressed flat.
+    shape = Markup("aspect-ratio:{0}/{1};max-width:{2:.0f}px").format(width, height, TALLEST * width / height)
+    return Markup('<div class="picture" style="{}">{}{}</div>').format(
+        shape, picture, layer if example.boxes_R4 else ""
     )
 
 

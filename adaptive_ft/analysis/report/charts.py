@@ -68,7 +68,7 @@ def histogram(counts: dict[int, int], x_name: str, noun: str) -> Markup:
         return Markup("")
     low, high = min(counts), max(counts)
     x_ticks, x = _axis([low - 0.5, high + 0.5], LEFT, WIDTH - 12, whole=True)
-    y_ticks, y = _axis([0, max(counts.values())], HEIGHT - BOTTOM, TOP, whole=True)
+    y_ticks, y = _counts_axis(max(counts.values()), HEIGHT - BOTTOM, TOP)
     room = abs(x(1) - x(0))
     wide = max(1.5, min(36.0, room - 2))
     bars = [
@@ -89,6 +89,12 @@ def _axis(values: Sequence[float], start: float, stop: float, whole: bool = Fals
         ticks = [tick for tick in ticks if low <= tick <= high]
         return ticks, Scale(low, high, start, stop)
     return ticks, Scale(min(ticks[0], low), max(ticks[-1], high), start, stop)
+
+
+def _counts_axis(highest: int, start: float, stop: float) -> tuple[list[float], Scale]:
+    """Whole ticks from 0 up to one that is not below the highest count, and the scale that ends there."""
+    ticks = [float(tick) for tick in MaxNLocator(nbins=5, integer=True, min_n_ticks=2).tick_values(0, highest)]
+    return ticks, Scale(0, ticks[-1], start, stop)
 
 
 def _grid(x_ticks: Sequence[float], x: Scale, y_ticks: Sequence[float], y: Scale, x_name: str) -> Markup:

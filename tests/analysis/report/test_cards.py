@@ -27,7 +27,7 @@ def test_the_verdict_follows_the_score(score: float | None, verdict: str) -> Non
 def test_regions_lie_over_the_picture_in_its_own_measure() -> None:
     (card,) = cards(examined_of([example(0)], torch.ones(1, 8)), 1)
     frame = ElementTree.fromstring(str(card.image).replace('alt="picture image0">', 'alt="picture image0"/>'))
-    assert frame.attrib["style"] == "aspect-ratio:80/60"
+    assert frame.attrib["style"] == "aspect-ratio:80/60;max-width:347px"  # 260 high
     (layer,) = frame.iter("svg")
     assert layer.attrib["viewBox"] == "0 0 80 60"
     (box,) = layer

@@ -4,6 +4,8 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import pytest
+
 from adaptive_ft.analysis.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Line, histogram, line_chart
 
 
@@ -51,3 +53,13 @@ def test_a_histogram_has_bars_as_high_as_their_counts() -> None:
     high, low = (float(bar.attrib["height"]) for bar in tree.iter("rect"))
     assert high == 2 * low
     assert [title.text for title in tree.iter("title")] == ["10 questions with 3", "5 questions with 5"]
+
+
+@pytest.mark.parametrize("highest", [1, 3, 29])
+def test_no_bar_is_higher_than_the_last_line_of_the_grid(highest: int) -> None:
+    tree = ElementTree.fromstring(histogram({178: 1, 179: highest}, "tuned", "questions"))
+    top = min(float(bar.attrib["y"]) for bar in tree.iter("rect"))
+    lines = [float(line.attrib["y1"]) for line in tree.iter("line")]
+    assert min(lines) <= top
+    counted = [text.text for text in tree.iter("text") if text.attrib.get("text-anchor") == "end"]
+    assert all(float(str(tick)).is_integer() for tick in counted)

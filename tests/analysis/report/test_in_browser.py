@@ -40,6 +40,10 @@ document.querySelector("input[value=train]").click();
 found.switched = look();
 addEventListener("load", () => {
   found.pictures = [...document.images].map((image) => image.naturalWidth);
+  found.flat = [...document.querySelectorAll(".picture")].map((box) => {
+    const [width, height] = getComputedStyle(box).aspectRatio.split("/").map(Number);
+    return Math.abs((box.clientWidth / box.clientHeight) * (height / width) - 1);
+  });
   found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   found.fills = [...new Set(cells.map((cell) => getComputedStyle(cell).fill))].length;
   const told = document.createElement("pre");
@@ -93,6 +97,8 @@ def test_an_address_opens_the_page_at_an_epoch_and_a_phone_need_not_scroll_sidew
     assert console == ""
     assert found["atFirst"]["epoch"] == "2"
     assert found["wide"] <= 0
+    assert len(found["flat"]) == 8
+    assert max(found["flat"]) < 0.02
 
 
 def test_the_console_is_really_read(told: Told, browse: Open) -> None:
