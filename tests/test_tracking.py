@@ -124,7 +124,8 @@ for resumed_at in (None, 1):
     trackers = open_trackers(Path(sys.argv[1]), config, {"seed": 1}, resumed_at)
     for tracker in trackers:
         tracker.log(1 if resumed_at is None else 2, {"loss": 1.0})
-        tracker.picture(1, "curves", Path(sys.argv[2]))
+        for name in ("curves", "spottune Finetuning Fraction: val", "invariance/stir"):
+            tracker.picture(1 if resumed_at is None else 2, name, Path(sys.argv[2]))
         tracker.close()
 """
 
@@ -160,6 +161,10 @@ def test_wandb_records_offline_and_goes_on_under_one_id(
     assert runs
     assert all(f"-{identity}" in name for name in runs)
     assert all(list((tmp_path / "wandb" / name).glob("*.wandb")) for name in runs)
+    for name in runs:
+        kept = sorted((tmp_path / "wandb" / name).rglob("media/images/**/*.png"))
+        assert [path.name.split("_")[0] for path in kept] == ["curves", "stir", "spottune Finetuning Fraction: val"]
+        assert all(np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(picture))) for path in kept)
     assert told.count("send it with: wandb sync ") == 2
     assert steps(tmp_path / "metrics.jsonl") == [1, 2]
 
