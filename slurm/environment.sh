@@ -118,13 +118,17 @@ after_crash() {
 # Put the job back into the queue, unless Slurm is ending it already: cancelled jobs must stay so, and those that lost
 # a node are requeued by Slurm.
 requeue() {
-  local try state=
+  local try state='' code=1
   for try in 1 2 3 4 5 6; do
     state=$(scontrol --oneliner show job "$job" | grep -o ' JobState=[^ ]*' | cut -d= -f2) && break
     echo "job $job: the controller does not answer (try $try)"
     sleep 10
   done
-  if [ "$state" = RUNNING ] && scontrol requeue "$job"; then
+  if [ "$state" = RUNNING ]; then
+    scontrol requeue "$job"
+    code=$? # above 128: Slurm has taken the request, and ended the program that brought it with the rest of the job
+  fi
+  if [ "$code" -eq 0 ] || [ "$code" -gt 128 ]; then
     echo "job $job: $1; requeued"
   else
     echo "job $job: $1; Slurm says $state, so it is not requeued from here"

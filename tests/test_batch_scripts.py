@@ -136,6 +136,15 @@ def test_a_crash_that_cannot_be_counted_is_not_repeated(end_with: Callable[..., 
     assert not (tmp_path / "requeued").exists()
 
 
+def test_a_requeue_that_ends_the_one_who_asks_is_told_as_one(end_with: Callable[..., str], tmp_path: Path) -> None:
+    """Slurm ends all processes of the job at once, and with them the program that has just told it to."""
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.write_text(SCONTROL.replace('echo "$*" >>requeued', "kill -TERM $$"))
+    assert "ended with code 9 (crash 1, 2 are granted); requeued" in end_with(9, 0)
+    scontrol.write_text(SCONTROL.replace('echo "$*" >>requeued', "exit 1"))
+    assert "so it is not requeued from here" in end_with(9, 1)
+
+
 def test_without_slurm_there_is_one_sentence() -> None:
     """bash instead of sbatch."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
