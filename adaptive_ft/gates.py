@@ -4,7 +4,7 @@ Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -52,6 +52,7 @@ class GateHolder:
         self._draws = Draws()
         self.seed(torch.initial_seed())
         self._num_faulty: Tensor | None = None
+        self._tells_later = False
 
     def __reduce__(self) -> tuple[type["GateHolder"], tuple[float, tuple[Columns, ...]]]:
         return GateHolder, (self.gate_grad_fraction, tuple(sorted(self._claims)))
@@ -78,15 +79,10 @@ class GateHolder:
         """Takes the gates [B, C] of all components and partitions them for all layers at once.
 
         Raises ValueError for gates that are not exactly 0 or 1: `GatesDiverged` for those that are no numbers. On a
-        GPU, where that would wait for the device, `check` raises it.
+        GPU, where that would wait for the device, and after `tell_later`, `check` raises it.
         """
         fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
-        try:
-            self._plan = plan_gates(gates_BC, gate_grad_fraction=fraction, draws=self._draws)
-        except FaultyGates as refusal:
-            if gates_BC.isnan().any():
-                raise GatesDiverged(str(refusal)) from refusal
-            raise
+        self._plan = self._planned(gates_BC, fraction)
         self._splits = []
         self._num_set += 1
         new = self._plan.num_faulty
@@ -100,6 +96,26 @@ class GateHolder:
             (start, stop): (gates, self._plan.columns(start, stop))
             for (start, stop), gates in zip(groups, parts, strict=True)
         }
+
+    def _planned(self, gates_BC: Tensor, fraction: float) -> GatePlan:
+        try:
+            return plan_gates(gates_BC, gate_grad_fraction=fraction, draws=self._draws)
+        except FaultyGates as refusal:
+            unknown_BC = gates_BC.isnan()
+            if not unknown_BC.any():
+                raise
+            if not self._tells_later:
+                raise GatesDiverged(str(refusal)) from refusal
+            # What was computed with them is never kept, so that the plan may be any.
+            any_plan = plan_gates(gates_BC.masked_fill(unknown_BC, 1), gate_grad_fraction=fraction, draws=self._draws)
+            return replace(any_plan, num_faulty=unknown_BC.sum(dtype=torch.int32))
+
+    def tell_later(self) -> None:
+        """From now on gates that are no numbers are told by `check` alone, on a CPU as on a GPU.
+
+        For ranks that train together: one that raised in the midst of a step would leave the others waiting for it.
+        """
+        self._tells_later = True
 
     def check(self) -> None:
         """Raises GatesDiverged if, since the last check, some gate was neither 0 nor 1; waits for the device."""

@@ -26,7 +26,6 @@ from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.exporting import export_merged
-from adaptive_ft.gates import GatesDiverged
 from adaptive_ft.losses import policy_losses
 from adaptive_ft.meters import MeanMeter
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
@@ -71,8 +70,6 @@ class Trainer:
             with self._own_folder(), self.requests:
                 resumed_at = self._resume()
                 summary = self._finished() or self._run_to_the_end(resumed_at)
-        except GatesDiverged:
-            self.divergence.stop()
         finally:
             self.run.train.close()
             if self.recorder:
@@ -191,7 +188,7 @@ class Trainer:
             outputs = self.engine(**batch.inputs)
         logits_BA = self.task.logits(outputs)
         answer_loss = self.task.loss(logits_BA, batch)
-        self.divergence.loss(answer_loss)
+        self.divergence.result(answer_loss, outputs.gates)
         # What was left out as damaged has no say in the policy losses either.
         gates_BD = outputs.gates if num_valid in (0, len(batch)) else outputs.gates[batch.valid_B]
         extra = policy_losses(gates_BD, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient)
@@ -234,7 +231,7 @@ class Trainer:
             self.ranks,
             self.engine.dtype,
         )
-        self.run.parts.model.holder.check()
+        self.divergence.look()
         return evaluation
 
     def _evaluate_start(self) -> None:

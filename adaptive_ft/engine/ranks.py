@@ -8,7 +8,6 @@ MASTER_PORT).
 import os
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ INTERRUPTED = 130  # as the shell counts: 128 + SIGINT
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 # The last resort only: the watchdog knows sooner, and that rank 0 may convert or hash for long while others wait.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
-PARTING_SECONDS = 2.0
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
@@ -105,18 +103,6 @@ class Ranks:
     def on_main(self, work: Callable[[], Result]) -> Result:
         """Run `work()` on rank 0 only and give its result to every rank; its `UserError` is raised on every rank."""
         return self.broadcast(self.together(lambda: work() if self.is_main else None))
-
-    def stop(self, message: str) -> NoReturn:
-        """Raise `UserError(message)`, told by the first rank to come; not a collective: the others may never come."""
-        store = dist.distributed_c10d._get_default_store()
-        try:
-            is_first = store.add(message, 1) == 1
-        except RuntimeError:
-            is_first = False  # rank 0, which keeps the store, has told it and gone
-        patience = time.monotonic() + PARTING_SECONDS
-        while self.is_main and store.add(message, 0) < self.world_size and time.monotonic() < patience:
-            time.sleep(0.01)  # the others must still find the store
-        raise UserError(message) if is_first else ToldElsewhere(message)
 
 
 class ToldElsewhere(UserError):
