@@ -23,8 +23,9 @@ test: install
 	$(BIN)/python -m pytest
 
 # What takes minutes: a real Slurm cluster on this machine, ranks that are killed. As root it installs Debian's Slurm.
+# `make test-cluster KILLS_PER_KIND=4` kills at 20 points instead of 10.
 test-cluster: install
-	$(BIN)/python -m pytest tests/cluster -rs
+	$(if $(KILLS_PER_KIND),KILLS_PER_KIND=$(KILLS_PER_KIND)) $(BIN)/python -m pytest tests/cluster -rs
 
 check: install
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""Killed at 20 random points and resumed each time, a run ends with the weights of the one that nobody disturbed."""
+"""Killed at random points and resumed each time, a run ends with the weights of the one that nobody disturbed.
+
+KILLS_PER_KIND=4 kills it at 20 points (8 minutes on two cores); the gate at 10.
+"""
 
 import os
 import random
@@ -14,7 +17,7 @@ Ranks = list[Popen[str]]
 Start = Callable[..., Ranks]
 
 KINDS = ("SIGKILL one rank", "SIGKILL all ranks", "SIGTERM one rank", "SIGKILL one in a save", "SIGKILL all in a save")
-POINTS_PER_KIND = 4
+POINTS_PER_KIND = int(os.environ.get("KILLS_PER_KIND", "2"))
 # Long enough that the last point comes before the end; ZeRO-2 on 2 ranks, 15 updates an epoch.
 LONG = ("--max_steps", "100", "--save_steps", "3", "--adapt.strategy", "spottune", "--adapt.final_temperature", "0.5")
 PATIENCE_SECONDS = 300
@@ -90,7 +93,7 @@ def table(points: list[Point]) -> str:
     return "\n".join(["point  kind                   update  resumed from  cut a save  exit codes", *rows])
 
 
-def test_killed_at_20_random_points_a_run_comes_to_the_same_weights(
+def test_killed_at_random_points_a_run_comes_to_the_same_weights(
     tiny: Tiny, start_by_hand: Start, repository: Path, workplace: Path
 ) -> None:
     """Bit for bit. One rank or all are killed anywhere or in a save; or one is asked to stop, and both end with 75."""
