@@ -32,19 +32,19 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every benchmark, and one table of them in docs/benchmarks (about 15 minutes on two CPU cores).
+# Every benchmark, and one table of them in docs/benchmarks (about 17 minutes on two CPU cores).
 bench: install
 	mkdir -p build
 	$(BIN)/python -m pytest kernels/benchmarks --benchmark-json=build/benchmarks.json
 	$(BIN)/python kernels/benchmarks/write_table.py build/benchmarks.json docs/benchmarks
 
 # Which invariances a small ViT keeps when it is fine-tuned on pictures of another domain; what there is already is
-# kept (about 4 minutes on two CPU cores).
+# kept (about 5 minutes on two CPU cores).
 invariance: install
 	test -f runs/pictures/summary.json || $(LAUNCH) train.py --ds_config ds_configs/zero2.json \
 		--config recipes/pictures_vit.yaml --name pictures --resume auto
 	$(BIN)/adaptive-ft invariance --pretrained data/vit --finetuned runs/pictures --shards data/pictures/target/val \
-		--output runs/pictures/invariance --images 100 --iterations 300
+		--images 100 --iterations 300
 
 world: install
 	$(BIN)/adaptive-ft world

@@ -57,8 +57,9 @@ class Command:
     """Run folder, or folder or hub id of a plain model."""
     shards: str
     """Folder or address of labelled pictures, or of questions, to measure with."""
-    output: Path
-    """Folder for matrices, summary and pictures; the same one again goes on where it was stopped."""
+    output: Path | None = None
+    """Folder for matrices, summary and pictures, which goes on where it was stopped; default: invariance, in the folder
+    of the fine-tuned run, or here where it is none."""
     pretrained: str | None = None
     """Run folder (all its components frozen), folder or hub id; default: the fine-tuned run, all frozen. The embeddings
     of a run are always the trained ones."""
@@ -101,15 +102,21 @@ class Command:
         judges = {name: model.reader(device, examples) for name, model in models.items()}
         inputs = varied_inputs(examples).to(device)
         with Shown() as shown:
-            matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.output, shown)
+            matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.place, shown)
         back = self._back(judges, inputs, config) if self.both_ways else None
         tuned = self._tuned()
         found = {"images": len(inputs), **summary(matrices, tuned, back)}
-        write_whole(self.output / "summary.json", json.dumps(found, indent=1))
+        write_whole(self.place / "summary.json", json.dumps(found, indent=1))
         note = correlation_told(found["usage_against_forgetting"])
         self._to_trackers(self._figures(matrices, back, tuned, note))
-        places = (f"figure     {self.output / FIGURE}.png", f"beside it  matrices, summary.json, {MATRICES}.png")
+        places = (f"figure     {self.place / FIGURE}.png", f"beside it  matrices, summary.json, {MATRICES}.png")
         print("\n".join((*table(found, matrices, tuned), note, *places)))
+
+    @property
+    def place(self) -> Path:
+        """The folder that is written to."""
+        folder = RunFolder(Path(self.finetuned))
+        return self.output or (folder.path if folder.config_file.is_file() else Path()) / "invariance"
 
     def _config(self, shards: ShardSet) -> MeasureConfig:
         if self.images < 2:
@@ -143,7 +150,7 @@ class Command:
         """The matrices of inversions on the fine-tuned model, judged by the pretrained one and by itself."""
         both = {name: judges[name] for name in (PRETRAINED, FINE_TUNED)}
         with Shown() as shown:
-            return stir_matrices(judges[FINE_TUNED], both, inputs_N, config, self.output / BACK, shown)
+            return stir_matrices(judges[FINE_TUNED], both, inputs_N, config, self.place / BACK, shown)
 
     def _tuned(self) -> dict[str, float]:
         """Share of each layer that the fine-tuned run's policy tuned; nothing where it is no run, or was told what to
@@ -162,8 +169,8 @@ class Command:
         if back is not None:
             figures[f"{MATRICES}-{BACK}"] = stir_heatmaps(back.stir, back.layers, FINE_TUNED)
         for name, figure in figures.items():
-            save_figure(figure, self.output / f"{name}.png")
-        return [self.output / f"{name}.png" for name in figures]
+            save_figure(figure, self.place / f"{name}.png")
+        return [self.place / f"{name}.png" for name in figures]
 
     def _to_trackers(self, pictures: Sequence[Path]) -> None:
         """Give the figures to the trackers of the fine-tuned run, at its last step; not to those of one that still
