@@ -28,6 +28,7 @@ from adaptive_ft.analysis.inversion import InversionConfig, Start
 from adaptive_ft.analysis.layer_usage import newest_usage, tuned_by_layer
 from adaptive_ft.analysis.measured_images import MeasureConfig
 from adaptive_ft.analysis.pictures import save_figure
+from adaptive_ft.analysis.report.page import INVARIANCES
 from adaptive_ft.analysis.representations import Reader
 from adaptive_ft.analysis.retention import retention
 from adaptive_ft.analysis.table import SUMMARY
@@ -116,7 +117,7 @@ class Command:
     def place(self) -> Path:
         """The folder that is written to."""
         folder = RunFolder(Path(self.finetuned))
-        return self.output or (folder.path if folder.config_file.is_file() else Path()) / "invariance"
+        return self.output or (folder.path if folder.config_file.is_file() else Path()) / INVARIANCES
 
     def _config(self, shards: ShardSet) -> MeasureConfig:
         if self.images < 2:

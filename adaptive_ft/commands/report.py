@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from adaptive_ft.analysis.report.page import write_report
+from adaptive_ft.analysis.report.page import INVARIANCE_FIGURES, INVARIANCES, write_report
 from adaptive_ft.analysis.report.run_files import RunFiles, read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.errors import UserError
@@ -35,7 +35,8 @@ class Command:
     """Folder or address of shards to ask about; default: the validation shards of each run."""
 
     invariance: list[Path] = field(default_factory=list)
-    """Folders that adaptive-ft invariance wrote: their figures stand at the end of the page."""
+    """Folders that adaptive-ft invariance wrote: their figures stand at the end of the page; default: those in the
+    runs' folders."""
 
     def run(self) -> None:
         """Read, ask, write, and say where."""
@@ -49,8 +50,13 @@ class Command:
             raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
         quiet_libraries()
         told = [self._told(run) for run in runs]
-        beside = write_report(told, output, self.examples, _made(), self.invariance)
+        beside = write_report(told, output, self.examples, _made(), self.invariance or self._invariances())
         print(f"report     {output}\nbeside it  {beside}")
+
+    def _invariances(self) -> list[Path]:
+        """The runs' own measurements that have been finished."""
+        places = [folder / INVARIANCES for folder in self.runs]
+        return [place for place in places if any((place / name).is_file() for name in INVARIANCE_FIGURES)]
 
     def _told(self, run: RunFiles) -> Told:
         """A run with what its checkpoint answers, or why it cannot be asked."""

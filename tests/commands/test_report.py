@@ -4,8 +4,12 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from adaptive_ft.analysis.invariance_pictures import stir_heatmaps
+from adaptive_ft.analysis.pictures import save_figure
+from adaptive_ft.analysis.report.cards import data_address
 from adaptive_ft.commands.report import Command
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.data.reading.shard_set import ShardSet
@@ -53,6 +57,17 @@ def test_nothing_is_asked_with_no_samples(finished_run: RunFolder, tmp_path: Pat
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "How the decisions are made" not in html
     assert '<p class="notice">' not in html
+
+
+def test_the_invariances_measured_of_a_run_stand_in_its_page(finished_run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "measured"
+    shutil.copytree(finished_run.path, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    (folder / "invariance").mkdir()
+    save_figure(stir_heatmaps({"fine-tuned": np.eye(2)}, ("0", "1"), "pretrained"), folder / "invariance/stir.png")
+    Command([folder], samples=0).run()
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Invariances kept: measured" in html
+    assert data_address((folder / "invariance/stir.png").read_bytes()) in html
 
 
 @pytest.mark.parametrize(

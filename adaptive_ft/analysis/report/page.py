@@ -23,8 +23,10 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
 TEMPLATE = "page.html.j2"
-INVARIANCE_FIGURES = ("stir.png", "retention_and_usage.png")
-"""What adaptive-ft invariance draws."""
+INVARIANCES = "invariance"
+"""The folder in a run's that adaptive-ft invariance writes to."""
+INVARIANCE_FIGURES = ("stir.png", "stir-on-fine-tuned.png", "retention_and_usage.png")
+"""What it draws."""
 
 
 def page(told: Sequence[Told], examples: int, made: dict[str, str], invariances: Sequence[Path] = ()) -> str:
@@ -45,7 +47,7 @@ def page(told: Sequence[Told], examples: int, made: dict[str, str], invariances:
         style=_own_file("page.css"),
         script=_own_file("page.js"),
         made=made,
-        invariances=[(folder.name, _figures(folder)) for folder in invariances],
+        invariances=[(_measured(folder), _figures(folder)) for folder in invariances],
     )
 
 
@@ -69,11 +71,17 @@ def write_report(
     return beside
 
 
+def _measured(folder: Path) -> str:
+    """The name of a measurement: its run's where it lies in a run's folder."""
+    return folder.resolve().parent.name if folder.name == INVARIANCES else folder.name
+
+
 def _figures(folder: Path) -> list[str]:
     """The figures of a folder as data: addresses."""
     files = [folder / name for name in INVARIANCE_FIGURES]
     if not any(file.is_file() for file in files):
-        raise UserError(f"'{folder}' has no {' or '.join(INVARIANCE_FIGURES)}: name what adaptive-ft invariance wrote.")
+        wanted = f"{INVARIANCE_FIGURES[0]} or {INVARIANCE_FIGURES[-1]}"
+        raise UserError(f"'{folder}' has no {wanted}: name what adaptive-ft invariance wrote.")
     return [data_address(file.read_bytes()) for file in files if file.is_file()]
 
 
