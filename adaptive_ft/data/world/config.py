@@ -1,11 +1,11 @@
-"""What a world is made of: the sizes a person may set, and the four splits with what sets them apart."""
+"""What a world is made of: the sizes a person may set, and the splits with what sets them apart."""
 
 from dataclasses import asdict, dataclass
 
 from adaptive_ft.data.world.attributes import MAX_OBJECTS
 from adaptive_ft.errors import UserError
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Counted up whenever the same config gives another world."""
 
 IMAGE_ID_SPACE = 1_000_000
@@ -25,7 +25,9 @@ class WorldConfig:
     target_train_images: int = 600
     """Pictures to fine-tune on; few, so that overfitting can be seen."""
     target_val_images: int = 400
-    """Held-out pictures of the target domain."""
+    """Held-out pictures of the target domain, the answer priors turned round."""
+    target_val_indomain_images: int = 400
+    """Held-out pictures of the target domain with the answer priors of its training pictures."""
     questions_per_image: int = 5
     """Mean number of questions; a picture has one fewer, as many, or one more."""
     num_regions: int = 10
@@ -41,9 +43,9 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no world."""
-        for name in ("source_train_images", "source_val_images", "target_train_images", "target_val_images"):
-            if not 1 <= getattr(self, name) < IMAGE_ID_SPACE:
-                raise UserError(f"world: {name} is {getattr(self, name)}; use 1 to {IMAGE_ID_SPACE - 1}.")
+        for split in WORLD_SPLITS:
+            if not 1 <= (images := split.num_images(self)) < IMAGE_ID_SPACE:
+                raise UserError(f"world: {split.images_option} is {images}; use 1 to {IMAGE_ID_SPACE - 1}.")
         if not 2 <= self.questions_per_image < QUESTION_ID_SPACE - 1:
             raise UserError(f"world: questions_per_image is {self.questions_per_image}; use 2 to 8.")
         if self.num_regions < MAX_OBJECTS:
@@ -67,6 +69,7 @@ class WorldConfig:
             source_val_images=16,
             target_train_images=24,
             target_val_images=16,
+            target_val_indomain_images=8,
             images_per_shard=20,
         )
 
@@ -77,7 +80,7 @@ class WorldConfig:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of the four sets of pictures; `number` makes seeds and question ids differ between splits."""
+    """One of the sets of pictures; `number` makes seeds and question ids differ between splits."""
 
     domain: str
     part: str
@@ -91,7 +94,17 @@ class Split:
 
     def num_images(self, config: object) -> int:
         """Number of pictures that `config`, of a world or of labelled pictures, asks for."""
-        return int(getattr(config, f"{self.domain}_{self.part}_images"))
+        return int(getattr(config, self.images_option))
+
+    @property
+    def images_option(self) -> str:
+        """The option that says how many pictures it has."""
+        return f"{self.domain}_{self.part}_images"
+
+    @property
+    def turns_priors(self) -> bool:
+        """Whether its answers stand in the order of the training pictures' reversed, as VQA-CP's test split."""
+        return self.part == "val"
 
 
 SPLITS = (
@@ -101,3 +114,6 @@ SPLITS = (
     Split("target", "val", 3, keeps_pictures=True),
 )
 """The shards of source/train hold no pictures: they would be most of the bytes, and no step reads them."""
+
+WORLD_SPLITS = (*SPLITS, Split("target", "val_indomain", 4, keeps_pictures=True))
+"""Those of a world of questions: target/val turns the answer priors round, target/val_indomain does not."""

@@ -1,4 +1,4 @@
-"""Makes a world: pictures, regions, questions and answers of four splits, in the shards that real data gets.
+"""Makes a world: pictures, regions, questions and answers of five splits, in the shards that real data gets.
 
 Each picture has a random stream of its own (seed, split, number), so a record never depends on how many
 others are made or in which order.
@@ -18,7 +18,7 @@ from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene
 from adaptive_ft.data.world.config import (
     IMAGE_ID_SPACE,
     QUESTION_ID_SPACE,
-    SPLITS,
+    WORLD_SPLITS,
     WORLD_VERSION,
     Split,
     WorldConfig,
@@ -38,7 +38,7 @@ WORLD_FILE = "world.json"
 TOKENIZER_FOLDER = "tokenizer"
 WORLD_FILES = re.compile(
     rf"{re.escape(WORLD_FILE)}|{TOKENIZER_FOLDER}/[^/]+"
-    rf"|({'|'.join(split.name for split in SPLITS)})(\.unfinished)?/({SHARD_FILES.pattern})"
+    rf"|({'|'.join(split.name for split in WORLD_SPLITS)})(\.unfinished)?/({SHARD_FILES.pattern})"
 )
 
 Progress = Callable[[str, int, int], None]
@@ -58,10 +58,10 @@ def generate_world(folder: Path, config: WorldConfig, progress: Progress = no_pr
     folder = folder.resolve()
     description = {"version": WORLD_VERSION, "config": config.to_dict()}
     if holds_world(folder, description):
-        return {split.name: Manifest.load(folder / split.name) for split in SPLITS}
+        return {split.name: Manifest.load(folder / split.name) for split in WORLD_SPLITS}
     unfinished = begin_beside(folder, WORLD_FILES)
     write_tokenizer(unfinished / TOKENIZER_FOLDER)
-    manifests = {split.name: _write_split(unfinished, config, split, progress) for split in SPLITS}
+    manifests = {split.name: _write_split(unfinished, config, split, progress) for split in WORLD_SPLITS}
     (unfinished / WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(folder)
     return manifests

@@ -70,11 +70,8 @@ class PicturesConfig:
     def __post_init__(self) -> None:
         """Refuse sizes of which no pictures can be made."""
         for split in SPLITS:
-            if not 1 <= split.num_images(self) < IMAGE_ID_SPACE:
-                raise UserError(
-                    f"pictures: {split.domain}_{split.part}_images is {split.num_images(self)}; use 1 to"
-                    f" {IMAGE_ID_SPACE - 1}."
-                )
+            if not 1 <= (images := split.num_images(self)) < IMAGE_ID_SPACE:
+                raise UserError(f"pictures: {split.images_option} is {images}; use 1 to {IMAGE_ID_SPACE - 1}.")
         for name, low in (("look_shift", 0), ("new_pair_share", 0), ("prior_ratio", 0.05)):
             if not low <= getattr(self, name) <= 1:
                 raise UserError(f"pictures: {name} is {getattr(self, name)}; use {low} to 1.")
@@ -103,7 +100,7 @@ def class_priors(config: PicturesConfig, split: Split) -> Priors:
     if split.domain == "source":
         return Priors((CLASSES,), 1.0)
     order = np.random.default_rng([config.seed, _PRIOR_STREAM]).permutation(len(CLASSES))
-    step = 1 if split.part == "train" else -1
+    step = -1 if split.turns_priors else 1
     return Priors((tuple(CLASSES[place] for place in order[::step]),), config.prior_ratio)
 
 

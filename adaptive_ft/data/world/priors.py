@@ -2,7 +2,8 @@
 
 In the source domain the answers of a question type are evened out. In the target domain they stand in an
 order; of the answers a picture allows, each is drawn `prior_ratio` times as often as the one before it. The
-order of target/val is that of target/train reversed: priors turn between training and test, as in VQA-CP.
+order of target/val is that of target/train reversed: priors turn between training and test, as in VQA-CP;
+target/val_indomain has the order of target/train.
 """
 
 from collections import defaultdict
@@ -39,7 +40,7 @@ def split_priors(config: WorldConfig, split: Split) -> Priors:
         return Priors(tuple(template.answers for template in TEMPLATES), 1.0)
     rng = np.random.default_rng([config.seed, _PRIOR_STREAM])
     orders = [tuple(str(answer) for answer in rng.permutation(template.answers)) for template in TEMPLATES]
-    step = 1 if split.part == "train" else -1
+    step = -1 if split.turns_priors else 1
     return Priors(tuple(order[::step] for order in orders), config.prior_ratio)
 
 

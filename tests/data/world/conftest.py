@@ -9,11 +9,18 @@ from adaptive_ft.data.format.manifest import Manifest
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.world import WorldConfig, generate_world
 from adaptive_ft.data.world.attributes import Scene
-from adaptive_ft.data.world.config import SPLITS
+from adaptive_ft.data.world.config import WORLD_SPLITS
 from adaptive_ft.data.world.generate import make_record
 from adaptive_ft.data.world.priors import split_priors
 
-CONFIG = WorldConfig(seed=3, source_train_images=80, source_val_images=10, target_train_images=80, target_val_images=80)
+CONFIG = WorldConfig(
+    seed=3,
+    source_train_images=80,
+    source_val_images=10,
+    target_train_images=80,
+    target_val_images=80,
+    target_val_indomain_images=80,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ def made() -> dict[str, list[tuple[Scene, ImageRecord]]]:
             make_record(CONFIG, split, number, split_priors(CONFIG, split))
             for number in range(split.num_images(CONFIG))
         ]
-        for split in SPLITS
+        for split in WORLD_SPLITS
     }
 
 

@@ -16,7 +16,7 @@ from adaptive_ft.data.records import ImageRecord, validate_record
 from adaptive_ft.data.world import WorldConfig, generate_world
 from adaptive_ft.data.world.annotators import ANSWER_TABLE
 from adaptive_ft.data.world.attributes import IMAGE_SIZE, Scene
-from adaptive_ft.data.world.config import SPLITS
+from adaptive_ft.data.world.config import WORLD_SPLITS
 from adaptive_ft.data.world.features import EXTRACTOR, FEATURE_DIM, extract_features
 from adaptive_ft.errors import UserError
 
@@ -46,8 +46,10 @@ def test_the_same_config_gives_the_same_bytes(written: Written, tmp_path: Path) 
 
 
 def test_the_shards_are_valid_and_say_what_they_hold(written: Written) -> None:
-    assert list(written.manifests) == ["source/train", "source/val", "target/train", "target/val"]
-    for split in SPLITS:
+    assert list(written.manifests) == [
+        "source/train", "source/val", "target/train", "target/val", "target/val_indomain",
+    ]  # fmt: skip
+    for split in WORLD_SPLITS:
         folder = written.folder / split.name
         manifest = verify(folder)
         assert manifest == written.manifests[split.name]
@@ -133,11 +135,17 @@ def test_a_killed_run_is_begun_over(written: Written, tmp_path: Path) -> None:
 
 def test_progress_counts_every_picture(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
-    config = WorldConfig(source_train_images=3, source_val_images=1, target_train_images=2, target_val_images=1)
+    config = WorldConfig(
+        source_train_images=3,
+        source_val_images=1,
+        target_train_images=2,
+        target_val_images=1,
+        target_val_indomain_images=2,
+    )
     generate_world(tmp_path / "world", config, lambda *report: calls.append(report))
     assert calls == [
         (split.name, done, split.num_images(config))
-        for split in SPLITS
+        for split in WORLD_SPLITS
         for done in range(1, split.num_images(config) + 1)
     ]
     assert json.loads((tmp_path / "world" / "world.json").read_text())["config"] == config.to_dict()

@@ -7,7 +7,7 @@ import numpy as np
 from adaptive_ft.data.records import ImageRecord
 from adaptive_ft.data.world import WorldConfig
 from adaptive_ft.data.world.attributes import Scene
-from adaptive_ft.data.world.config import SPLITS
+from adaptive_ft.data.world.config import WORLD_SPLITS
 from adaptive_ft.data.world.priors import Priors, choose_questions, split_priors
 from adaptive_ft.data.world.questions import TEMPLATES
 from adaptive_ft.data.world.scenes import draw_scene
@@ -16,8 +16,9 @@ Made = dict[str, list[tuple[Scene, ImageRecord]]]
 
 
 def test_target_orders_are_turned_round() -> None:
-    source, _, train, val = (split_priors(WorldConfig(), split) for split in SPLITS)
+    source, _, train, val, indomain = (split_priors(WorldConfig(), split) for split in WORLD_SPLITS)
     assert source.ratio == 1
+    assert indomain == train
     for one, other, template in zip(train.orders, val.orders, TEMPLATES, strict=True):
         assert one == other[::-1]
         assert set(one) == set(template.answers)
@@ -34,7 +35,7 @@ def test_questions_about_a_picture_differ() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         scene = draw_scene("source", 0.5, rng)
-        chosen = choose_questions(scene, 9, split_priors(WorldConfig(), SPLITS[0]), rng)
+        chosen = choose_questions(scene, 9, split_priors(WorldConfig(), WORLD_SPLITS[0]), rng)
         assert len({asked.text for _, asked in chosen}) == 9
 
 
@@ -44,6 +45,16 @@ def test_priors_shift_between_target_train_and_val(made: Made) -> None:
         best = {kind: answers.most_common(1)[0][0] for kind, answers in _counts(made, one).items()}
         at_home, away = (_share_right(_counts(made, split), best) for split in (one, other))
         assert at_home > away + 0.15
+
+
+def test_priors_stay_between_target_train_and_indomain_validation(made: Made) -> None:
+    """The best constant answers of training score there as at home, on other pictures and questions."""
+    counts = _counts(made, "target/train")
+    best = {kind: answers.most_common(1)[0][0] for kind, answers in counts.items()}
+    assert abs(_share_right(counts, best) - _share_right(_counts(made, "target/val_indomain"), best)) < 0.08
+    assert {record.features.tobytes() for _, record in made["target/train"]}.isdisjoint(
+        record.features.tobytes() for _, record in made["target/val_indomain"]
+    )
 
 
 def _counts(made: Made, split: str) -> dict[str, Counter[str]]:
