@@ -12,12 +12,19 @@ BIN := .venv/bin
 LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
-.PHONY: train test test-cluster check bench invariance install world clean
+.PHONY: train table table-small test test-cluster check bench invariance install world clean
 
 # The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
 	$(LAUNCH) train.py --ds_config ds_configs/zero2.json
 	$(LAUNCH) train.py --ds_config ds_configs/zero2.json --strategy standard
+
+# Strategies x seeds on the generated world, side by side; started again, it goes on where it was.
+table: install
+	$(BIN)/adaptive-ft compare recipes/compare/world.yaml
+
+table-small: install
+	$(BIN)/adaptive-ft compare recipes/compare/world_small.yaml
 
 test: install
 	$(BIN)/python -m pytest

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from adaptive_ft.adapt import AdaptiveModel, get_adaptive_model
 from adaptive_ft.checks import check_answered, check_export, check_options, check_same_data
 from adaptive_ft.config import RunConfig
-from adaptive_ft.data.reading.choice import bad_samples, open_train_and_val
+from adaptive_ft.data.reading.choice import bad_samples, open_also_val, open_train_and_val
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream, TrainStream
 from adaptive_ft.engine.checkpoint import LATEST
@@ -39,6 +39,7 @@ class Parts:
 
     train_shards: ShardSet
     val_shards: ShardSet
+    also_val_shards: tuple[ShardSet, ...]
     subject: Subject
     task: Task
     model: AdaptiveModel
@@ -82,10 +83,10 @@ class Run:
         """The number, from 1, of the epoch that `update` completes or belongs to."""
         return max(self.completed_epochs(update), self.completed_epochs(update - 1) + 1)
 
-    def open_val(self) -> EvalStream:
-        """A pass over this rank's share of the validation questions."""
+    def open_val(self, shards: ShardSet | None = None) -> EvalStream:
+        """A pass over this rank's share of the validation questions, or of those of another set."""
         return EvalStream(
-            self.parts.val_shards,
+            shards or self.parts.val_shards,
             batch_size=self.config.per_device_eval_batch_size,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
@@ -157,21 +158,23 @@ def _build_parts(config: RunConfig, ranks: Ranks, watch: Watchdog) -> Parts:
     source = Path(config.ds_config)
     ds_config = fill_ds_config(read_ds_config(source), numbers, source)
     train_shards, val_shards = open_train_and_val(config.data)
-    for shards in (train_shards, val_shards):
+    also_val_shards = open_also_val(config.data)
+    for shards in (train_shards, val_shards, *also_val_shards):
         check_answered(shards)
-    check_same_data(train_shards, val_shards)
+        check_same_data(train_shards, shards)
     subject = choose_subject(config, train_shards)
     # All ranks start from the same weights; DeepSpeed broadcasts rank 0's besides.
     torch.manual_seed(config.seed)
     base = build_base(config.model, subject.facts)
     train_shards, val_shards = (subject.fit(shards, base) for shards in (train_shards, val_shards))
+    also_val_shards = tuple(subject.fit(shards, base) for shards in also_val_shards)
     task = subject.task(config, base)
     model = get_adaptive_model(base, config.adapt)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     check_export(config.export_to, model)
     watch.phase("waiting for the models of the other ranks")
-    return Parts(train_shards, val_shards, subject, task, model, numbers, ds_config)
+    return Parts(train_shards, val_shards, also_val_shards, subject, task, model, numbers, ds_config)
 
 
 def choose_kernels(config: RunConfig, device: str) -> None:

@@ -157,7 +157,12 @@ def yaml_arguments(path: Path) -> list[str]:
         raise UserError(
             f"The config file '{path}' must hold a mapping of options, it holds a {type(content).__name__}."
         )
-    return list(_words(content, RunConfig, "", path))
+    return option_words(content, path)
+
+
+def option_words(options: Mapping[str, Any], path: Path) -> list[str]:
+    """Options as a YAML file holds them as command-line words; raises UserError for an unknown key, told of `path`."""
+    return list(_words(options, RunConfig, "", path))
 
 
 def dump_run_config(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ runs/NAME/metrics.jsonl    one line per logging interval and epoch
 runs/NAME/plots/           pictures and their CSVs
 runs/NAME/checkpoints/     see engine/checkpoint.py
 runs/NAME/summary.json     the row of the strategy table, written when the run has finished
+runs/NAME/also_val.json    its scores on the further sets of --data.also_val, by address; written after the summary
 runs/NAME/generation       which start of the run may write here (engine/generation.py)
 runs/NAME/alive            who is at it at the moment (engine/living.py)
 """
@@ -92,6 +93,15 @@ class RunFolder:
         """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
         if {path.name for path in self.path.iterdir()} <= OPENING and not any(self.plots.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def also_val_file(self) -> Path:
+        """The scores on further validation sets."""
+        return self.path / "also_val.json"
+
+    def write_also_val(self, scores: dict[str, Any]) -> None:
+        """Write also_val.json."""
+        self._write(self.also_val_file, json.dumps(scores, indent=1))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""

@@ -36,9 +36,10 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("evaluation", "saving", "same_run"),
     ("recorder", "exporting", "examining"),
-    ("divergence",),
+    ("divergence", "further_sets"),
     ("trainer",),
     ("embedded",),
+    ("comparing",),
     ("commands",),
     ("cli", "train"),
 )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from adaptive_ft.analysis.report.compared_table import read_table
 from adaptive_ft.analysis.report.page import INVARIANCE_FIGURES, INVARIANCES, write_report
 from adaptive_ft.analysis.report.run_files import RunFiles, read_run
 from adaptive_ft.analysis.report.sections import Told
@@ -37,6 +38,8 @@ class Command:
     invariance: list[Path] = field(default_factory=list)
     """Folders that adaptive-ft invariance wrote: their figures stand at the end of the page; default: those in the
     runs' folders."""
+    comparison: Path | None = None
+    """The folder of adaptive-ft compare: its table stands at the beginning of the page."""
 
     def run(self) -> None:
         """Read, ask, write, and say where."""
@@ -48,9 +51,11 @@ class Command:
         output = self.output or Path("report.html" if len(self.runs) > 1 else self.runs[0] / "report.html")
         if not output.parent.is_dir():
             raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
+        table = read_table(self.comparison) if self.comparison else None
         quiet_libraries()
         told = [self._told(run) for run in runs]
-        beside = write_report(told, output, self.examples, _made(), self.invariance or self._invariances())
+        invariances = self.invariance or self._invariances()
+        beside = write_report(told, output, self.examples, page_made(), invariances, table)
         print(f"report     {output}\nbeside it  {beside}")
 
     def _invariances(self) -> list[Path]:
@@ -70,7 +75,7 @@ class Command:
             return Told(run, notes=(sentence,))
 
 
-def _made() -> dict[str, str]:
+def page_made() -> dict[str, str]:
     """When and by what the page was made."""
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return {"made": now, **versions()}

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from adaptive_ft.analysis.pictures import save_figure, training_curves
 from adaptive_ft.analysis.report.cards import data_address
+from adaptive_ft.analysis.report.compared_table import ComparedTable
 from adaptive_ft.analysis.report.sections import Told, compared, section
 from adaptive_ft.analysis.report.strategies_table import COLUMNS, differences, numbers, to_beat
 from adaptive_ft.errors import UserError
@@ -29,10 +30,17 @@ INVARIANCE_FIGURES = ("stir.png", "stir-on-fine-tuned.png", "retention_and_usage
 """What it draws."""
 
 
-def page(told: Sequence[Told], examples: int, made: dict[str, str], invariances: Sequence[Path] = ()) -> str:
+def page(
+    told: Sequence[Told],
+    examples: int,
+    made: dict[str, str],
+    invariances: Sequence[Path] = (),
+    comparison: ComparedTable | None = None,
+) -> str:
     """The HTML of a report on some runs with up to `examples` examples each; `made` says when and by what.
 
-    `invariances` are folders of adaptive-ft invariance; raises UserError for one without its figures.
+    `comparison` is the table of several seeds, which comes first; `invariances` are folders of adaptive-ft invariance;
+    raises UserError for one without its figures.
     """
     environment = Environment(
         loader=PackageLoader("adaptive_ft.analysis.report", "."),
@@ -47,23 +55,29 @@ def page(told: Sequence[Told], examples: int, made: dict[str, str], invariances:
         style=_own_file("page.css"),
         script=_own_file("page.js"),
         made=made,
+        comparison=comparison,
         invariances=[(_measured(folder), _figures(folder)) for folder in invariances],
     )
 
 
 def write_report(
-    told: Sequence[Told], output: Path, examples: int, made: dict[str, str], invariances: Sequence[Path] = ()
+    told: Sequence[Told],
+    output: Path,
+    examples: int,
+    made: dict[str, str],
+    invariances: Sequence[Path] = (),
+    comparison: ComparedTable | None = None,
 ) -> Path:
     """Write the page to `output`, and its tables and pictures to the folder beside it, which is returned.
 
     strategies.csv; per run NAME_decisions.csv (the samples), NAME_kinds.csv, NAME_distance.csv, and PNGs of the curves
     and of the last heatmap.
     """
-    html = page(told, examples, made, invariances)
+    html = page(told, examples, made, invariances, comparison)
     beside = output.with_name(f"{output.stem}_files")
     beside.mkdir(parents=True, exist_ok=True)
     rows = [numbers(one.run, one.examined.parameters if one.examined else None) for one in told]
-    _write_csv(beside / "strategies.csv", COLUMNS, rows)
+    write_csv(beside / "strategies.csv", COLUMNS, rows)
     for number, one in enumerate(told, start=1):
         is_only = [other.run.name for other in told].count(one.run.name) == 1
         _write_run(one, beside, one.run.name if is_only else f"{one.run.name}_{number}")
@@ -97,24 +111,25 @@ def _write_run(told: Told, beside: Path, name: str) -> None:
     if found is None:
         return
     samples = found.per_sample()
-    _write_csv(beside / f"{name}_decisions.csv", tuple(samples[0]), samples)
+    write_csv(beside / f"{name}_decisions.csv", tuple(samples[0]), samples)
     kinds = [
         {"by": by, "kind": usage.kind, "samples": usage.samples, "tuned_share": usage.tuned_share, "score": usage.score}
         | dict(zip(found.components.layers, usage.by_layer_L, strict=True))
         for by, usages in section(told, 0).kinds
         for usage in usages
     ]
-    _write_csv(beside / f"{name}_kinds.csv", tuple(kinds[0]), kinds)
+    write_csv(beside / f"{name}_kinds.csv", tuple(kinds[0]), kinds)
     if found.distance_C is not None:
         distances = zip(found.components.names, found.distance_C.tolist(), strict=True)
-        _write_csv(
+        write_csv(
             beside / f"{name}_distance.csv",
             ("component", "relative_distance"),
             [{"component": component, "relative_distance": value} for component, value in distances],
         )
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """A CSV file, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, header, lineterminator="\n")
     writer.writeheader()

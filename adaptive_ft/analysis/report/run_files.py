@@ -24,6 +24,8 @@ from adaptive_ft.errors import UserError
 CONFIG = "config.yaml"
 EPOCH = "epoch/"
 SPEED = "time/examples_per_second"
+PEAK = "time/peak_memory_gib"
+ALSO_VAL = "also_val.json"
 _USAGE_FILE = re.compile(r"usage_(train|val)_epoch(\d+)\.csv")
 Usage = dict[str, dict[int, tuple[float, ...]]]
 """Shares [C] by split ("train", "val") and epoch."""
@@ -34,8 +36,9 @@ class RunFiles:
     """A run as its folder tells it.
 
     `summary` is None while the run has not finished; `epochs` are the records of metrics.jsonl without their prefix,
-    `losses` its (update, loss) pairs, `speed` the median of its examples per second; `start_score` is the validation
-    score before training.
+    `losses` its (update, loss) pairs, `also_val` the scores on further validation sets by address, `peak_memory_gib`
+    the most of a rank in training, `speed` the median of its examples per second; `start_score` is the validation score
+    before training.
     """
 
     folder: Path
@@ -43,6 +46,8 @@ class RunFiles:
     summary: dict[str, Any] | None
     epochs: list[dict[str, float]]
     losses: list[tuple[float, float]]
+    also_val: dict[str, Any]
+    peak_memory_gib: float | None
     speed: float | None
     start_score: float | None
     components: ComponentMap | None
@@ -74,16 +79,19 @@ def read_run(folder: Path) -> RunFiles:
         raise UserError(f"'{folder}' is not a run folder: it has no {CONFIG}; give one that train.py made.")
     lines = list(_metrics(folder / "metrics.jsonl"))
     records = {line[f"{EPOCH}epoch"]: line for line in lines if f"{EPOCH}epoch" in line}
+    peaks = [line[PEAK] for line in lines if PEAK in line]
     speeds = [line[SPEED] for line in lines if SPEED in line]
     components, usage = _usage(folder / "plots")
     return RunFiles(
         folder=folder,
         config=_mapping(folder / CONFIG, (folder / CONFIG).read_text(encoding="utf-8")),
-        summary=_summary(folder / SUMMARY),
+        summary=_json(folder / SUMMARY),
         epochs=[
             {k.removeprefix(EPOCH): v for k, v in records[e].items() if k.startswith(EPOCH)} for e in sorted(records)
         ],
         losses=[(line["step"], line["train/loss"]) for line in lines if "train/loss" in line],
+        also_val=_json(folder / ALSO_VAL) or {},
+        peak_memory_gib=max(peaks, default=None),
         speed=statistics.median(speeds) if speeds else None,
         start_score=next((line["val/score"] for line in lines if line["step"] == 0 and "val/score" in line), None),
         components=components,
@@ -102,16 +110,16 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _summary(path: Path) -> dict[str, Any] | None:
+def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); it is not what a run writes.") from error
-    if not isinstance(summary, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} is no object; it is not what a run writes.")
-    return summary
+    return content
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,9 @@ class DataConfig:
     """Folder of shards to train on, or the address of one elsewhere: http://host/folder, pipe:command {}."""
     val: str = ""
     """Folder or address of shards to evaluate on after every epoch."""
+    also_val: tuple[str, ...] = ()
+    """More such folders or addresses, judged once, by the weights of the last update; see also_val.json in the run's
+    folder."""
     blind: bool = False
     """Questions only: region features are not read, every picture is one zero vector."""
     tokenizer: str | None = None
@@ -62,6 +65,12 @@ def open_train_and_val(config: DataConfig) -> tuple[ShardSet, ShardSet]:
         train, val = train.with_blind(), val.with_blind()
     bad_samples(config, train)
     return train, val
+
+
+def open_also_val(config: DataConfig) -> tuple[ShardSet, ...]:
+    """The further sets to judge a finished run on; raises UserError as `open_set` does."""
+    sets = (open_set(address, config) for address in config.also_val)
+    return tuple(shards.with_blind() if config.blind else shards for shards in sets)
 
 
 def open_set(address: str, config: DataConfig, on_cut: OnCut | None = None) -> ShardSet:

@@ -1,0 +1,128 @@
+"""adaptive-ft compare: run several strategies and seeds, and write the original's table with what it lacked.
+
+Every run is an ordinary one of train.py in a process of its own. The same command goes on after an interruption:
+finished runs are kept, the others resume from their newest checkpoint.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tyro.conf import Positional
+
+from adaptive_ft.analysis.comparison import ComparedRow, Comparison, as_text, constants_told, seed_run
+from adaptive_ft.analysis.comparison_files import write_comparison
+from adaptive_ft.analysis.report.page import write_report
+from adaptive_ft.analysis.report.run_files import read_run
+from adaptive_ft.analysis.report.sections import Told
+from adaptive_ft.commands.report import page_made
+from adaptive_ft.comparing.jobs import Failed, run_jobs
+from adaptive_ft.comparing.recipe import PlannedRun, Recipe, load_recipe
+from adaptive_ft.comparing.runs import COST, is_finished, measurement, preparation, training
+from adaptive_ft.comparing.step_cost import load_costs
+from adaptive_ft.engine.preemption import STOPPED
+from adaptive_ft.errors import UserError
+from adaptive_ft.tracking import quiet_libraries
+
+
+@dataclass
+class Command:
+    """Run what a comparison's YAML names and is not finished yet, then write and print its table."""
+
+    recipe: Positional[Path]
+    """YAML of the comparison, as recipes/compare/world_small.yaml."""
+    jobs: int | None = None
+    """Runs at once; default: the recipe's, else two on a CPU with as many cores, one on a GPU."""
+    table_only: bool = False
+    """Start nothing: the table of what is finished."""
+
+    def run(self) -> None:
+        """Prepare, run, measure, write; exit code 1 when a run has failed."""
+        quiet_libraries()
+        recipe = load_recipe(self.recipe, self.jobs)
+        left = [run for run in recipe.runs() if not is_finished(run)]
+        failed: list[Failed] = []
+        if not self.table_only:
+            with stopped_by_sigterm():
+                failed = make(recipe, left)
+        comparison = compare(recipe)
+        table = write_comparison(comparison, recipe.output_dir)
+        told = [Told(read_run(run.folder)) for row in comparison.rows for run in row.runs[:1]]
+        report = recipe.output_dir / "report.html"
+        write_report(told, report, 0, page_made(), comparison=table)
+        print(f"\n{as_text(comparison)}\ntable      {recipe.output_dir / 'comparison.md'}\nreport     {report}")
+        if failed:
+            print("\n".join(f"error: {failure}" for failure in failed), file=sys.stderr)
+            sys.exit(1)
+
+
+def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
+    """Everything that is not there yet: data and bases, the runs, the cost of a step; what failed of it."""
+    print(f"{len(recipe.runs()) - len(left)} of {len(recipe.runs())} runs are finished", flush=True)
+    failed = run_jobs(preparation(recipe, left), 1, "prepare") if left else []
+    if failed:
+        return failed
+    if left:
+        failed = run_jobs([training(recipe, run) for run in left], recipe.jobs, "compare")
+    if recipe.reference is not None and load_costs(recipe.output_dir / COST, recipe) is None:
+        failed += run_jobs([measurement(recipe)], 1, "cost")
+    return failed
+
+
+def compare(recipe: Recipe) -> Comparison:
+    """The table of the runs that are finished; raises UserError when none is."""
+    runs = recipe.runs()
+    finished = [run for run in runs if is_finished(run)]
+    if not finished:
+        raise UserError(f"No run in '{recipe.output_dir}' is finished; each one's words are in its logs/.")
+    costs = load_costs(recipe.output_dir / COST, recipe)
+    ratios = costs.relative_to(recipe.reference) if costs and recipe.reference else {}
+    rows = [
+        ComparedRow(
+            row,
+            [seed_run(run.folder, run.seed, recipe.validation) for run in finished if run.row == row],
+            ratios.get(row, ()),
+        )
+        for row in recipe.rows
+    ]
+    comparison = Comparison(list(recipe.validation), rows)
+    missing = [str(run.config.name) for run in runs if run not in finished]
+    notes = [
+        f"Scores in percent: mean ± sample standard deviation over seeds {', '.join(map(str, recipe.seeds))}; gap:"
+        " train minus validation; parameters trainable + frozen; peak: most memory of a rank's process in training.",
+        constants_told(comparison),
+        _cost_told(recipe, costs.threads if costs else None),
+        *([f"Not finished: {', '.join(missing)}."] if missing else []),
+    ]
+    return replace(comparison, notes=notes)
+
+
+def _cost_told(recipe: Recipe, threads: int | None) -> str:
+    if recipe.reference is None:
+        return "The cost of a step is not measured: the recipe names no reference."
+    if threads is None:
+        return "The cost of a step has not been measured."
+    return (
+        f"Step cost: seconds of an update relative to '{recipe.reference}', median of {recipe.cost.rounds} rounds of"
+        f" {recipe.cost.updates} updates, one row after the other on {recipe.ranks} rank(s) of {threads} thread(s)."
+    )
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does, so that the runs save; exit code 75, go on with the same command."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        print("stopped on request: the same command goes on", file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED)
+
+    former = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -1,0 +1,72 @@
+"""A finished run judged on the further validation sets of --data.also_val: once, by the weights of its last update.
+
+also_val.json holds by address {"score", "official_accuracy", "best_constant", "data"}: shares in [0, 1], the score of
+the best constant answer, and the fingerprint of the shards.
+"""
+
+import functools
+import json
+from typing import Any
+
+import torch
+
+from adaptive_ft.build import Run
+from adaptive_ft.data.reading.choice import all_questions
+from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.evaluation import evaluate
+from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
+
+PER_CENT = 100.0
+
+
+def judge_further_sets(run: Run) -> dict[str, Any]:
+    """The scores by address, written to the run's folder; those that are there already are kept (collective)."""
+    addresses = dict(zip(run.config.data.also_val, run.parts.also_val_shards, strict=True))
+    scores: dict[str, Any] = run.ranks.on_main(lambda: _kept(run, addresses))
+    for address in [address for address in addresses if address not in scores]:  # in one order on all ranks
+        found = _judge(run, addresses[address])
+        if run.ranks.is_main:
+            print(f"{address}: {PER_CENT * found['score']:.2f}", flush=True)
+        scores[address] = found
+    if addresses:
+        run.ranks.on_main(lambda: run.folder.write_also_val({address: scores[address] for address in addresses}))
+    return scores
+
+
+def _kept(run: Run, addresses: dict[str, ShardSet]) -> dict[str, Any]:
+    """What an earlier start of the finished run has written about the same shards."""
+    try:
+        found = json.loads(run.folder.also_val_file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {
+        address: found[address]
+        for address, shards in addresses.items()
+        if address in found and found[address]["data"] == shards.fingerprint
+    }
+
+
+def _judge(run: Run, shards: ShardSet) -> dict[str, Any]:
+    run.engine.module.eval()
+    torch.manual_seed(run.config.seed)  # matters only where the config samples gates in evaluation
+    evaluation = evaluate(
+        functools.partial(run.engine, policy=None),
+        run.watch.steps(run.open_val(shards), run.engine.updates, "evaluating", then="scoring"),
+        shards.num_examples,
+        run.parts.task,
+        run.parts.model.tying,
+        run.ranks,
+        run.engine.dtype,
+    )
+    run.parts.model.holder.check()
+    return run.ranks.on_main(lambda: _scores(run, shards, evaluation.report))
+
+
+def _scores(run: Run, shards: ShardSet, report: Any) -> dict[str, Any]:
+    constant = best_constant_answer(all_questions(shards), run.parts.task.answer_table)
+    return {
+        "score": report.overall.soft,
+        "official_accuracy": report.overall.official,
+        "best_constant": {"answer": constant.answer, "score": constant.score.soft},
+        "data": shards.fingerprint,
+    }
