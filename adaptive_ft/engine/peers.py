@@ -11,6 +11,7 @@ import selectors
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 Line = dict[str, Any]
@@ -26,7 +27,8 @@ class Peer:
         self.socket = connection
         self.rest = b""
         """What has come and was not taken yet."""
-        self._sent = float("-inf")
+        self._cut = b""
+        """The end of a line whose beginning was sent."""
 
     def receive(self) -> bool:
         """Take in what has come; False at the end of the connection."""
@@ -56,18 +58,18 @@ class Peer:
             return {}
         return told if isinstance(told, dict) else {}
 
-    def send_at(self, now: float, beat: float, line: Line) -> None:
-        """Send at most once a beat."""
-        if now - self._sent >= beat:
-            self._sent = now
-            self.send(line)
+    def send(self, message: bytes) -> None:
+        """Send a whole line, or nothing where the peer does not take it: it is judged by its own silence."""
+        with suppress(OSError):
+            if self._cut:
+                self._cut = self._cut[self.socket.send(self._cut) :]
+            if not self._cut:
+                self._cut = message[self.socket.send(message) :]
 
-    def send(self, line: Line) -> None:
-        """A peer that does not take it is judged by its own silence."""
-        try:
-            self.socket.sendall(json.dumps(line).encode() + b"\n")
-        except OSError:
-            return
+
+def encode(line: Line) -> bytes:
+    """The line as a peer sends it."""
+    return json.dumps(line).encode() + b"\n"
 
 
 class Door:
@@ -105,6 +107,8 @@ class Door:
         self._ready.register(connection, selectors.EVENT_READ, lambda: self._listen(peer))
 
     def _listen(self, peer: Peer) -> None:
+        if peer not in self._waiting:
+            return  # the last rank came just before it and closed the door
         stands = peer.receive()
         told = peer.hello()
         if told is None and stands:

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import Self, TypeVar
 
 import torch.distributed as dist
 
-from adaptive_ft.engine.peers import Door, Line, Peer
+from adaptive_ft.engine.peers import Door, Line, Peer, encode
 from adaptive_ft.engine.progress import Limits, Place, Seen, blame
 from adaptive_ft.engine.ranks import COLLECTIVE_TIMEOUT, Ranks
 from adaptive_ft.errors import UserError
@@ -55,6 +56,7 @@ class Watchdog:
         self._peers: dict[int, Peer] = {}
         self._seen: dict[int, Seen] = {}
         self._leaving: str | None = None
+        self._due = float("-inf")
         self._thread: threading.Thread | None = None
         self.key = f"watchdog {next(NUMBERS[ranks.rank])}"
         """Under which rank 0 tells the store of the run where it listens."""
@@ -144,7 +146,7 @@ class Watchdog:
                 f"Rank {self._ranks.rank} ({own}) cannot reach rank 0 at {address}, port {port}: {error}. Ranks meet"
                 " at ports that the system chooses; no firewall between them may close these."
             ) from error
-        peer.send({"word": word, "rank": self._ranks.rank, "host": own})
+        peer.send(encode({"word": word, "rank": self._ranks.rank, "host": own}))
         peer.socket.setblocking(False)
         return lambda ready: self._meet(0, host, peer, ready)
 
@@ -158,33 +160,48 @@ class Watchdog:
             self._all_here.set()
 
     def _watch(self, begin: Callable[[selectors.BaseSelector], None], woken: socket.socket) -> None:
-        """Send and hear until this rank leaves or somebody is to blame (the thread's own work)."""
+        """The thread's own work. Without it a rank would wait for ever for one that does not come."""
+        try:
+            self._send_and_hear(begin, woken)
+        except BaseException:
+            traceback.print_exc()
+            _end_process(f"The watchdog of rank {self._ranks.rank} failed.", told=True)
+
+    def _send_and_hear(self, begin: Callable[[selectors.BaseSelector], None], woken: socket.socket) -> None:
+        """Until this rank leaves or somebody is to blame."""
         own, beat = self._ranks.rank, self._limits.beat
         now = time.monotonic()
         self._seen[own] = Seen(now, now, host=socket.gethostname())
         with woken, selectors.DefaultSelector() as ready:
             begin(ready)
-            ready.register(woken, selectors.EVENT_READ, lambda: self._tell_at_once(woken))
+            ready.register(woken, selectors.EVENT_READ, lambda: self._hurry(woken))
             while self._leaving is None:
                 before = now
-                for key, _ in ready.select(beat):
+                for key, _ in ready.select(max(0.0, self._due - now)):
                     key.data()
                 now = time.monotonic()
                 if now - before > 5 * beat + 1:  # this process was suspended itself: nobody else is to blame
                     for seen in self._seen.values():
                         seen.forgive(now)
-                self._seen[own].hear(self.place, now)
-                for peer in self._peers.values():
-                    peer.send_at(now, beat, asdict(self.place))
-                self._judge(now)
+                # Not with every line that comes: rank 0 hears a thousand ranks, and each would cost it a thousand.
+                if now >= self._due:
+                    self._due = now + beat
+                    self._seen[own].hear(self.place, now)
+                    self._send(asdict(self.place))
+                    self._judge(now)
+        self._send({"ended": self._leaving})
         for peer in self._peers.values():
-            peer.send({"ended": self._leaving})
             peer.socket.close()
 
-    def _tell_at_once(self, woken: socket.socket) -> None:
-        woken.recv(64)
+    def _send(self, line: Line) -> None:
+        message = encode(line)
         for peer in self._peers.values():
-            peer.send(asdict(self.place))
+            peer.send(message)
+
+    def _hurry(self, woken: socket.socket) -> None:
+        """The next beat is due at once."""
+        woken.recv(64)
+        self._due = float("-inf")
 
     def _listen(self, rank: int, ready: selectors.BaseSelector) -> None:
         peer, seen = self._peers[rank], self._seen[rank]
@@ -194,6 +211,7 @@ class Watchdog:
             ready.unregister(peer.socket)
             if seen.ended is None:
                 seen.end("died", time.monotonic())
+                self._due = float("-inf")
 
     def _hear(self, rank: int, lines: list[Line]) -> None:
         now = time.monotonic()
@@ -222,8 +240,7 @@ class Watchdog:
             sentence = blame({0: by_signs}, now, replace(limits, timeout=limits.timeout + 2 * limits.beat), world_size)
         if sentence is None:
             return
-        for peer in self._peers.values():
-            peer.send({"over": sentence})
+        self._send({"over": sentence})
         _end_process(sentence, told=self._ranks.is_main or self._tells)
 
 

@@ -1,11 +1,13 @@
 """The ranks' watchdogs: who is let in, who is missed, what a rank says of itself, and that leaving waits for nobody."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import torch.distributed as dist
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
 from adaptive_ft.engine import watchdog
+from adaptive_ft.engine.peers import encode
+from adaptive_ft.engine.progress import Place, blame
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
@@ -62,6 +66,44 @@ def test_a_rank_alone_has_no_watchdog(ranks: Ranks) -> None:
         assert threading.active_count() == before
 
 
+def test_rank_0_does_not_judge_anew_with_every_line_it_hears(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand ranks tell it something in every beat, and to judge them all takes long: once a beat is enough."""
+    monkeypatch.setattr(watchdog, "LARGEST_BEAT_SECONDS", 3600.0)
+    judged: list[float] = []
+
+    def judge(*given: Any) -> str | None:
+        judged.append(given[1])
+        return blame(*given)
+
+    monkeypatch.setattr(watchdog, "blame", judge)
+    host = Watchdog(Ranks(0, 0, 2, torch.device("cpu")), 1e6)
+
+    def live() -> None:
+        with host:
+            told.wait(PATIENCE_SECONDS)
+
+    told = threading.Event()
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    store = dist.distributed_c10d._get_default_store()
+    while not store.check([host.key]):
+        time.sleep(0.01)
+    _, port, word = store.get(host.key).decode().split()
+    with socket.create_connection(("127.0.0.1", int(port))) as rank_1:
+        rank_1.sendall(encode({"word": word, "rank": 1, "host": "n1"}))
+        for step in range(1, 51):
+            rank_1.sendall(encode(asdict(Place(step, 1, "training", judged=True))))
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while 1 not in host._seen or host._seen[1].place.steps < step:
+                assert time.monotonic() < deadline, "the line was not heard"
+                time.sleep(0.001)
+        told.set()
+        rank_1.sendall(encode({"ended": "done"}))
+        thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    assert 1 <= len(judged) <= 3, "at the beginning, and when it was woken to leave"
+
+
 # Rank 0 of three, with rank 1 in a thread beside it. Strangers come first; rank 2 never does.
 MISSING = """
 import socket, threading, time
@@ -86,12 +128,12 @@ def rank_1():
             except ConnectionResetError:
                 pass
     silent = socket.create_connection(("127.0.0.1", port))
-    with Watchdog(Ranks(1, 1, 3, torch.device("cpu")), 3.0) as watch:
+    with Watchdog(Ranks(1, 1, 3, torch.device("cpu")), 20.0) as watch:
         print("let in", flush=True)
         threading.Event().wait()
 
 threading.Thread(target=rank_1, daemon=True).start()
-with Watchdog(Ranks(0, 0, 3, torch.device("cpu")), 3.0):
+with Watchdog(Ranks(0, 0, 3, torch.device("cpu")), 20.0):
     print("all have come", flush=True)
 """
 
@@ -102,13 +144,50 @@ def test_strangers_are_sent_away_and_a_rank_that_does_not_come_is_named(environm
         [sys.executable, "-c", MISSING], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.stdout.splitlines()[-1] == "let in", done.stderr
-    warning, error = done.stderr.splitlines()
-    assert warning == "warning: closed a connection to the watchdog that came from no rank of this run"
-    assert error == (
-        "error: Rank 2 of 3 has given no sign of life for 3 s (--rank_timeout) while meeting the other ranks."
-        " The run ends; go on with --resume auto."
+    told = [line for line in done.stderr.splitlines() if line.startswith(("warning:", "error:"))]
+    assert told == [
+        "warning: closed a connection to the watchdog that came from no rank of this run",
+        "error: Rank 2 of 3 has given no sign of life for 20 s (--rank_timeout) while meeting the other ranks."
+        " The run ends; go on with --resume auto.",
+    ]
+    assert done.returncode == 1
+
+
+# Rank 0 of three. What shows the word of the run is no rank, and tells something that no rank tells.
+FAILING = """
+import socket, threading, time
+import torch
+import torch.distributed as dist
+from adaptive_ft.engine.peers import encode
+from adaptive_ft.engine.ranks import Ranks, start_ranks
+from adaptive_ft.engine.watchdog import Watchdog
+
+start_ranks()
+
+def rank_1():
+    store = dist.distributed_c10d._get_default_store()
+    while not store.check(["watchdog 0"]):
+        time.sleep(0.01)
+    _, port, word = store.get("watchdog 0").decode().split()
+    with socket.create_connection(("127.0.0.1", int(port))) as connection:
+        connection.sendall(encode({"word": word, "rank": 1, "host": "n1"}) + encode({"nonsense": 1}))
+        threading.Event().wait()
+
+threading.Thread(target=rank_1, daemon=True).start()
+with Watchdog(Ranks(0, 0, 3, torch.device("cpu")), 3600.0):
+    pass
+"""
+
+
+def test_a_watchdog_that_fails_ends_its_process(environment: dict[str, str]) -> None:
+    """Nobody would be missed from then on: the main thread waits for a rank that never comes."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "error: The watchdog of rank 0 failed. The run ends; go on with --resume auto."
+    assert "Traceback (most recent call last):" in lines
 
 
 def test_an_evaluation_is_steps_and_its_scoring_is_none(
