@@ -1,10 +1,12 @@
-"""A write that the disk refuses, told in one sentence: what could not be written, the system's reason, what to do.
+"""A write that the disk refuses, told in words: what could not be written, the system's reason, what to do.
 
 Everything that a run writes goes through `told_as_failed`: a full disk, a quota, a file system that is gone or
-read-only are nobody's fault in the program, and no traceback says what to do about them.
+read-only are nobody's fault in the program, and no traceback says what to do about them. Any other error of the
+system, a file that is not there or a connection that is refused, is a fault of the program and keeps its traceback.
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,14 @@ from pathlib import Path
 from adaptive_ft.errors import UserError
 
 # How those libraries tell of a failed write that raise no OSError: torch, safetensors, tokenizers.
-TELLING = ("PytorchStreamWriter", "inline_container", "iostream error", "I/O error", "os error", "write failed")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TELLING = ("PytorchStreamWriter", "inline_container", "iostream error", "I/O error", "write failed")
+# Those written in Rust tell the system's number.
+NUMBER = re.compile(r"\(os error (\d+)\)")
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# The file system is gone, read-only or closed to this person, or the path is none that it could have.
+REFUSED = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOTCONN}
+NO_PATH = {errno.ENOTDIR, errno.ENAMETOOLONG}
+FAILED = NO_ROOM | REFUSED | NO_PATH
 
 
 class FailedWrite(UserError):
@@ -23,12 +31,21 @@ class FailedWrite(UserError):
 
 def is_failed_write(error: Exception) -> bool:
     """Whether `error` says that a file could not be written: no room, a quota, a file system gone or read-only."""
-    return isinstance(error, OSError) or tells_of_failed_write(str(error))
+    number = _number(error)
+    return tells_of_failed_write(str(error)) if number is None else number in FAILED
 
 
 def tells_of_failed_write(text: str) -> bool:
     """Whether the words of an error, perhaps of another process, say that a file could not be written."""
-    return any(word in text for word in (*TELLING, "No space left on device", "Disk quota exceeded"))
+    numbers = {int(number) for number in NUMBER.findall(text)}
+    words = (*TELLING, "No space left on device", "Disk quota exceeded")
+    return bool(numbers & FAILED) if numbers else any(word in text for word in words)
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error, None where nobody tells it."""
+    told = NUMBER.search(str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 @contextmanager
@@ -47,16 +64,16 @@ def told_as_failed(what: str, place: Path, consequence: str = "") -> Iterator[No
         if isinstance(error, UserError) or not is_failed_write(error):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise failed_write(what, place, reason, getattr(error, "errno", None), consequence) from error
+        raise failed_write(what, place, reason, _number(error), consequence) from error
 
 
 def failed_write(what: str, place: Path, reason: str, number: int | None = None, consequence: str = "") -> FailedWrite:
     """The error that says so. number: the system's, None where a library has told none: mostly there is no room."""
-    remedy = "Make room there" if number is None or number in NO_ROOM else "When it can be written there again"
-    return FailedWrite(
-        f"{what} could not be written: {reason}{_room(place)}.{consequence} {remedy}, and start the run again with"
-        " --resume auto."
-    )
+    if number is None or number in NO_ROOM:
+        room, remedy = _room(place), "Make room there, and start the run again with --resume auto."
+    else:
+        room, remedy = "", "When it can be written there, start the run again with --resume auto."
+    return FailedWrite(f"{what} could not be written: {reason}{room}.{consequence} {remedy}")
 
 
 def _room(place: Path) -> str:

@@ -141,17 +141,29 @@ def test_a_run_whose_file_system_fails_stops_in_one_sentence(tmp_path: Path) -> 
 
 
 def test_another_reason_than_room_has_another_way_out(tmp_path: Path) -> None:
-    """Freeing space would not help."""
-    with (
-        pytest.raises(FailedWrite, match=r"^It could not be written: Read-only .*When it can be written there again"),
-        told_as_failed("It", tmp_path / "not/there"),
-    ):
+    """Freeing space would not help, so nothing is said of it."""
+    with pytest.raises(FailedWrite) as told, told_as_failed("It", tmp_path / "not/there"):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    assert str(told.value) == (
+        "It could not be written: Read-only file system. When it can be written there, start the run again with"
+        " --resume auto."
+    )
+
+
+def test_a_path_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    """--output_dir names a file, or --name is too long: a person's mistake."""
+    (tmp_path / "runs").touch()
+    for config in (RunConfig(output_dir=f"{tmp_path}/runs"), RunConfig(output_dir=str(tmp_path), name="x" * 300)):
+        with pytest.raises(FailedWrite, match=r"could not be written: (Not a directory|File name too long)\."):
+            open_run_folder(config)
 
 
 def test_a_fault_of_the_program_stays_one(tmp_path: Path) -> None:
     """Only failed writes are mended by room; what is told already keeps its words."""
-    for error in (KeyError("x"), UserError("No space left on device, said somebody")):
+    absent = "No such file or directory (os error 2)"
+    faults = (KeyError("x"), UserError("No space left on device, said somebody"), RuntimeError(f"I/O error: {absent}"))
+    others = (FileNotFoundError(errno.ENOENT, "x"), ConnectionRefusedError(errno.ECONNREFUSED, "x"))
+    for error in (*faults, *others, ChildProcessError(errno.ECHILD, "x"), OSError("no number")):
         with pytest.raises(type(error)) as raised, told_as_failed("It", tmp_path):
             raise error
         assert raised.value is error
