@@ -90,7 +90,13 @@ class RunFolder:
         self._write(self.diverged_file, json.dumps(found, indent=1))
 
     def give_back(self) -> None:
-        """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes."""
+        """Remove the folder, and so free its name, when there is nothing in it but what opening a run makes; never that
+        of another start.
+        """
+        try:
+            self.check()
+        except UserError:
+            return
         if {path.name for path in self.path.iterdir()} <= OPENING and not any(self.plots.glob("*")):
             shutil.rmtree(self.path, ignore_errors=True)
 

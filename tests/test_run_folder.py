@@ -101,6 +101,18 @@ def test_a_run_that_never_began_gives_its_name_back(config: RunConfig) -> None:
     assert begun.config_file.is_file()
 
 
+def test_a_start_that_was_overtaken_gives_nothing_back(config: RunConfig) -> None:
+    """It slept while another start took the folder over, which has no more in it yet than what opening makes."""
+    named = replace(config, name="mine", resume="auto")
+    asleep = open_run_folder(named)
+    newer = open_run_folder(named)
+    asleep.give_back()
+    newer.check()
+    assert newer.config_file.is_file()
+    newer.give_back()
+    assert not newer.path.exists()
+
+
 def test_folders_without_a_file_are_free(config: RunConfig) -> None:
     """Empty ones, however deep, are no run: neither for a fresh run nor for one that resumes."""
     (Path(config.output_dir) / "spottune-light/plots").mkdir(parents=True)
