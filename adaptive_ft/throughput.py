@@ -6,7 +6,7 @@ Only training steps count, not what lies between them: evaluations, pictures, ch
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,9 +17,12 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.traffic import TimedTraffic, sent_bytes
 from adaptive_ft.layers import LinearLeaf
 
-PRODUCT_SIDES = {"cpu": 512, "cuda": 8192}
-"""Side of the square matrices whose product shows what a device can do: 3 ms on one core, 2 ms at 500 TFLOP/s."""
+PRODUCT_SIDES = {"cpu": 512, "cuda": 4096}
+"""Side of the square matrices whose product shows what a device can do: 3 ms on one core, 0.3 ms at 500 TFLOP/s."""
 REPEATS = 5
+HEARD = ("communication_share", "communication_mib")
+EVERY, LISTENED = 100, 10
+"""Updates 10, 110, 210, ... are listened to: ZeRO-3's first ones find out in which order modules come."""
 
 
 class ProductCounter:
@@ -57,10 +60,10 @@ class ProductCounter:
 
 
 class ThroughputMeter:
-    """Times training steps and counts what they do; one update of each interval tells what its collectives take.
+    """Times training steps, counts what they do, and listens to the collectives of one update in a hundred.
 
-    `peak_tflops`: the speed of one device on dense products
-    that utilisation is a share of; without it a product is timed on the device once.
+    `peak_tflops`: the speed of one device on dense products that utilisation is a share of; without it a product is
+    timed on the device once.
     """
 
     def __init__(self, model: AdaptiveModel, ranks: Ranks, peak_tflops: float | None) -> None:
@@ -69,20 +72,33 @@ class ThroughputMeter:
         self._dtype = next(model.parameters()).dtype
         self._products = ProductCounter(model)
         self._peak = None if peak_tflops is None else 1e12 * peak_tflops
-        self._clear()
+        self.seconds = self._listened_seconds = 0.0
+        """Of the updates since the last window: those that nobody listened to, and the others."""
+        self._examples = self._tokens = 0
+        self._heard: list[float] = []
+
+    def update(self, number: int) -> AbstractContextManager[None]:
+        """Around optimizer update `number`, counted from 1."""
+        return self._listening() if self._ranks.world_size > 1 and number % EVERY == LISTENED else self._timing()
 
     @contextmanager
-    def update(self, *, is_timed: bool) -> Iterator[None]:
-        """One optimizer update; a timed one waits for each collective, so that none hides behind computing."""
-        traffic = TimedTraffic(self._ranks.device) if is_timed and self._ranks.world_size > 1 else None
+    def _timing(self) -> Iterator[None]:
         began = time.perf_counter()
-        with traffic or nullcontext():
+        yield
+        self.seconds += time.perf_counter() - began
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """An update that waits for each collective, so that none hides behind computing: no part of the speed."""
+        done = self._examples, self._tokens, self._products.flops
+        self.settle()
+        began = time.perf_counter()
+        with TimedTraffic(self._ranks.device) as traffic:
             yield
-        seconds = time.perf_counter() - began
-        self._seconds += seconds
-        if traffic:
-            self._communication_share = traffic.seconds / seconds
-            self._sent = sent_bytes(traffic.bytes, self._ranks.world_size)
+        seconds = time.perf_counter() - began + _seconds_to_settle(self._ranks.device)
+        self._examples, self._tokens, self._products.flops = done
+        self._listened_seconds += seconds
+        self._heard = [traffic.seconds / seconds, sent_bytes(traffic.bytes, self._ranks.world_size) / 2**20]
 
     @contextmanager
     def forward(self, inputs: Mapping[str, Tensor], num_examples: int) -> Iterator[None]:
@@ -92,37 +108,44 @@ class ThroughputMeter:
         with self._products.counting():
             yield
 
+    def settle(self) -> None:
+        """Wait until the device has done the updates so far; to be called before anything else waits for it."""
+        self.seconds += _seconds_to_settle(self._ranks.device)
+
+    @property
+    def all_seconds(self) -> float:
+        """Of every update since the last window."""
+        return self.seconds + self._listened_seconds
+
     def window(self) -> dict[str, float]:
         """Since the last call, over all ranks (collective).
 
         examples_per_second, tokens_per_second: of all ranks, over the seconds of the slowest.
-        model_flops_utilization: mean over ranks of FLOPs / seconds / the device's speed on dense products.
-        peak_memory_gib: of the rank with the most. communication_share: max over ranks of (seconds in collectives /
-        seconds) of the interval's timed update; communication_mib: what a rank sends in it, if ranks form a ring.
+        model_flops_utilization: mean over ranks of FLOPs / seconds / the device's speed on dense products. Both without
+        the update that was listened to, and left out where there was no other.
+        peak_memory_gib: of the rank with the most. Where an update was listened to, communication_share: max over ranks
+        of (its seconds in collectives / its seconds), and communication_mib: what a rank sends in it if ranks form a
+        ring.
         """
-        device = self._ranks.device
-        self._seconds += _seconds_to_settle(device)
+        most = [self.seconds, peak_memory_gib(self._ranks.device), *self._heard]
         if self._peak is None:
-            self._peak = product_speed(device, self._dtype)
-        utilization = self._products.flops / self._peak / max(self._seconds, 1e-9)
+            self._peak = product_speed(self._ranks.device, self._dtype)
+        utilization = self._products.flops / self._peak / max(self.seconds, 1e-9)
         sums = torch.tensor([self._examples, self._tokens, utilization], dtype=torch.float64)
-        most = [self._seconds, peak_memory_gib(device), self._communication_share, self._sent / 2**20]
         examples, tokens, utilization = self._ranks.sum(sums).tolist()
-        seconds, peak_gib, share, sent = self._ranks.max(torch.tensor(most, dtype=torch.float64)).tolist()
+        seconds, peak_gib, *heard = self._ranks.max(torch.tensor(most, dtype=torch.float64)).tolist()
         self._clear()
-        return {
-            "examples_per_second": examples / max(seconds, 1e-9),
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-            "model_flops_utilization": utilization / self._ranks.world_size,
-            "peak_memory_gib": peak_gib,
-            "communication_share": share,
-            "communication_mib": sent,
-        }
+        values = {"peak_memory_gib": peak_gib}
+        if tokens:
+            values["examples_per_second"] = examples / seconds
+            values["tokens_per_second"] = tokens / seconds
+            values["model_flops_utilization"] = utilization / self._ranks.world_size
+        return values | dict(zip(HEARD, heard, strict=False))
 
     def _clear(self) -> None:
-        self._seconds, self._communication_share = 0.0, 0.0
-        self._examples = self._tokens = self._sent = 0
-        self._products.flops = 0
+        self.seconds = self._listened_seconds = 0.0
+        self._examples = self._tokens = self._products.flops = 0
+        self._heard = []
 
 
 def num_tokens(inputs: Mapping[str, Tensor], patch_size: int | None) -> int:
@@ -136,19 +159,23 @@ def num_tokens(inputs: Mapping[str, Tensor], patch_size: int | None) -> int:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory this process has had allocated on its GPU, or on a CPU resident, since it began, in GiB.
+    """The most memory that this process has had, in GiB: allocated on its GPU since the last call, or on a CPU resident
+    since it began.
 
     The one number with activations in it; what is held without them tells `adaptive-ft inspect --memory`.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        most = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return most / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s that `device` reaches on a product of square matrices, the best of a few."""
     side = PRODUCT_SIDES.get(device.type, PRODUCT_SIDES["cpu"])
-    left = torch.ones(side, side, device=device, dtype=dtype)
+    generator = torch.Generator(device).manual_seed(0)  # numbers like a model's: zeros and ones are multiplied faster
+    left = torch.randn(side, side, generator=generator, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(REPEATS):
         _seconds_to_settle(device)

@@ -100,8 +100,7 @@ class Trainer:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
             while self.engine.updates < self.run.total_updates:
-                timed = self._is_interval(self.engine.updates + 1)
-                with self.supply.step(), self.throughput.update(is_timed=timed):
+                with self.throughput.update(self.engine.updates + 1):
                     rates = self.train_step()
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
@@ -146,11 +145,12 @@ class Trainer:
 
     def _after_update(self, update: int, rates: dict[str, float], progress: Progress) -> None:
         """Record, evaluate and save where it is time to; never what has diverged."""
-        is_interval = self._is_interval(update)
+        is_interval = update % self.config.tracking.logging_steps == 0 or update == self.run.total_updates
         ends_epoch = self.run.ends_epoch(update)
         is_save = self.config.save_steps is not None and update % self.config.save_steps == 0
         if not (is_interval or ends_epoch or is_save):
             return
+        self.throughput.settle()
         self.divergence.look()
         if is_interval:
             progress.tell(self._record_window(rates))
@@ -158,9 +158,6 @@ class Trainer:
             progress.say(self._end_epoch())
         elif is_save:
             self._save(best=False)
-
-    def _is_interval(self, update: int) -> bool:
-        return update % self.config.tracking.logging_steps == 0 or update == self.run.total_updates
 
     def _stop_if_asked(self) -> None:
         """Save and leave when somebody has asked for it; after the last update the run ends as it would have."""
@@ -207,7 +204,10 @@ class Trainer:
         self.window.reduce(self.ranks.sum)
         means, self.window = self.window.means(), MeanMeter()
         values = {f"train/{name}": value for name, value in means.items()}
-        values |= {f"train/{name}": value for name, value in self.supply.window(self.ranks).items()}
+        values |= {
+            f"train/{name}": value
+            for name, value in self.supply.window(self.ranks, self.throughput.all_seconds).items()
+        }
         values |= {f"time/{name}": value for name, value in self.throughput.window().items()}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:

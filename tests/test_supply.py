@@ -21,13 +21,11 @@ from adaptive_ft.trainer import Trainer
 def test_the_share_is_of_the_steps_since_the_last_window(workplace: Path, ranks: Ranks) -> None:
     stream = TrainStream(ShardSet.open(workplace / "world/target/train"), batch_size=4, readers=0)
     supply = SupplyMeter(stream)
-    assert supply.window(ranks) == {"data_stall_share": 0.0, "data_skipped": 0.0}
-    with supply.step():
-        next(stream)  # read in this thread: nothing but waiting
-    assert 0.5 < supply.window(ranks)["data_stall_share"] <= 1
-    with supply.step():
-        time.sleep(0.01)
-    assert supply.window(ranks)["data_stall_share"] == 0
+    assert supply.window(ranks, 0.0) == {"data_stall_share": 0.0, "data_skipped": 0.0}
+    began = time.perf_counter()
+    next(stream)  # read in this thread: nothing but waiting
+    assert 0.5 < supply.window(ranks, time.perf_counter() - began)["data_stall_share"] <= 1
+    assert supply.window(ranks, 0.01)["data_stall_share"] == 0
 
 
 TWO_RANKS = """
@@ -44,17 +42,17 @@ def main(ranks):
     supply = SupplyMeter(TrainStream(ShardSet.open(Path(sys.argv[1])), batch_size=4, readers=0, bad=bad))
     for example in (1, 2, 3 + ranks.rank):  # three on each rank, two of them the same
         bad.met(example, DamagedSample("damaged"))
-    with supply.step():
-        if ranks.rank == 1:
-            next(supply._stream)  # read in this thread: rank 1 does nothing but wait, rank 0 hardly takes any time
-        else:
-            time.sleep(0.05)
-    window = supply.window(ranks)
+    began = time.perf_counter()
+    if ranks.rank == 1:
+        next(supply._stream)  # read in this thread: rank 1 does nothing but wait, rank 0 hardly takes any time
+    else:
+        time.sleep(0.05)
+    window = supply.window(ranks, time.perf_counter() - began)
     print("skipped", window["data_skipped"], "late" if window["data_stall_share"] > 0.5 else "in time")
     for example in (5, 6):
         if ranks.rank == example % 2:
             bad.met(example, DamagedSample("damaged"))
-    supply.window(ranks)
+    supply.window(ranks, 1.0)
 
 run_ranks(main)
 """

@@ -83,8 +83,8 @@ def test_a_window_is_what_happened_since_the_last(ranks: Ranks) -> None:
     model, inputs = get_adaptive_model(VIT.build(), AdaptiveConfig("spottune")), VIT.inputs(3)
     counter = ProductCounter(model)
     meter = ThroughputMeter(model, ranks, peak_tflops=1e-9)
-    for _ in range(2):
-        with meter.update(is_timed=True), meter.forward(inputs, 2), counter.counting():
+    for number in (9, 10):
+        with meter.update(number), meter.forward(inputs, 2), counter.counting():
             model(**inputs)
             time.sleep(0.02)
     window = meter.window()
@@ -92,10 +92,9 @@ def test_a_window_is_what_happened_since_the_last(ranks: Ranks) -> None:
     assert seconds >= 0.04
     assert window["tokens_per_second"] == pytest.approx(2 * 3 * 4 / seconds), "a picture of 8 x 8 has 4 patches"
     assert window["model_flops_utilization"] == pytest.approx(counter.flops / seconds / 1e3)
-    assert window["communication_share"] == window["communication_mib"] == 0
+    assert window.keys() == {"examples_per_second", "tokens_per_second", "model_flops_utilization", "peak_memory_gib"}
     assert window["peak_memory_gib"] > 0
-    after = meter.window()
-    assert after["examples_per_second"] == after["tokens_per_second"] == after["model_flops_utilization"] == 0
+    assert meter.window().keys() == {"peak_memory_gib"}, "nothing has happened since"
 
 
 def test_the_speed_of_products_is_one_that_a_processor_can_have() -> None:
@@ -114,7 +113,7 @@ def test_the_peak_memory_holds_what_was_once_allocated() -> None:
 
 
 TWO_RANKS = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 import torch, torch.distributed as dist
 from adaptive_ft import AdaptiveConfig, get_adaptive_model
@@ -126,9 +125,11 @@ def main(ranks):
     base = BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8))
     meter = ThroughputMeter(get_adaptive_model(base, AdaptiveConfig("standard")), ranks, 1.0)
     windows = []
-    for timed in (True, False):
-        with meter.update(is_timed=timed), meter.forward({"input_ids": torch.zeros(1, 8)}, 1 + ranks.rank):
-            dist.all_reduce(torch.ones(2**18))
+    for numbers in ((9,), (10,), (109, 110, 111)):
+        for number in numbers:
+            with meter.update(number), meter.forward({"input_ids": torch.zeros(1, 8)}, 1 + ranks.rank):
+                dist.all_reduce(torch.ones(2**18))
+                time.sleep(0.1)
         windows.append(meter.window())
     Path(sys.argv[1], f"{ranks.rank}.json").write_text(json.dumps(windows))
 
@@ -138,13 +139,19 @@ run_ranks(main)
 
 @pytest.mark.launch
 def test_two_ranks_tell_the_same(launch: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path) -> None:
-    """Examples and tokens are added up; of 1 MiB reduced over two ranks each sends 1 MiB; untimed, nothing is told."""
+    """Examples and tokens are added up; of 1 MiB reduced over two ranks each sends 1 MiB. The update that is listened
+    to has no part in the speed.
+    """
     (tmp_path / "ranks.py").write_text(TWO_RANKS)
     done = launch("torchrun", "--standalone", "--nproc-per-node", "2", tmp_path / "ranks.py", tmp_path)
     assert done.returncode == 0, done.stderr
-    (timed, untimed), other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert [timed, untimed] == other
-    assert timed["communication_mib"] == 1
-    assert 0 < timed["communication_share"] <= 1
-    assert untimed["communication_mib"] == untimed["communication_share"] == 0
-    assert timed["tokens_per_second"] / timed["examples_per_second"] == pytest.approx(16 / 3)
+    windows, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert windows == other
+    quiet, listened, mixed = windows
+    assert quiet["tokens_per_second"] / quiet["examples_per_second"] == pytest.approx(16 / 3)
+    assert "communication_share" not in quiet
+    assert "examples_per_second" not in listened
+    for window in (listened, mixed):
+        assert window["communication_mib"] == 1
+        assert 0 < window["communication_share"] < 1
+    assert mixed["examples_per_second"] < 2 * 3 / 0.2, "two updates of at least 0.1 s, not three"
