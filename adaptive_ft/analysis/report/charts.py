@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
+from adaptive_ft.analysis.report.run_files import is_number
+
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 58, 12, 34
 _LINE_HEIGHT = 14
-TONES = 8  # colours the style sheet has for lines
+TONES = 8
+"""How many colours the style sheet has for lines."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points to join; `tone` 0 to 7 is a colour of the style sheet, `dashed` is for what is compared with."""
+    """Points to join; `tone` is a colour of the style sheet, below TONES; `dashed` is for what is compared with."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -37,12 +40,18 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
 
+def drawable(lines: Sequence[Line]) -> list[Line]:
+    """The lines without points that are no numbers (NaN, infinite), as far as that leaves a point."""
+    kept = [replace(line, points=[point for point in line.points if all(map(is_number, point))]) for line in lines]
+    return [line for line in kept if line.points]
+
+
 def line_chart(lines: Sequence[Line], x_name: str, decimals: int = 1, between: bool = False) -> Markup:
     """Lines over a common axis, the last value written at each end; `between` fills the gap of the first two.
 
-    Empty where no line has a point.
+    Points that are no numbers are left out; empty where no line has another.
     """
-    lines = [line for line in lines if line.points]
+    lines = drawable(lines)
     if not lines:
         return Markup("")
     x_ticks, x = _axis([px for line in lines for px, _ in line.points], LEFT, WIDTH - RIGHT, whole=True)

@@ -6,6 +6,7 @@ Shapes: C components; L layers (rows) and P places (columns) of one panel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -21,7 +22,10 @@ ROOM, SMALL_ROOM, LARGEST = 560, 200, 1.5
 
 
 def heat_map(values_C: Sequence[float], components: ComponentMap, told: Sequence[str]) -> Markup:
-    """One labelled SVG per panel; `values_C` in [0, 1] colour the cells, `told` says in words what each is."""
+    """One labelled SVG per panel; `values_C` in [0, 1] colour the cells, `told` says in words what each is.
+
+    A cell whose value is NaN has no colour.
+    """
     parts = panels(components)
     larger = min(LARGEST, max(1.0, ROOM / max(_width(panel) for panel in parts)))
     drawn = [_panel(panel, values_C, components, told, larger) for panel in parts]
@@ -55,9 +59,12 @@ def _panel(
 
 
 def _cell(left: float, top: float, column: int, live: bool, value: float, told: str) -> Markup:
+    """A square with a colour, where there is a number for it and the component can reach the answer."""
     box = Markup('x="{:g}" y="{:g}" width="{}" height="{}" rx="3"').format(left, top, CELL - GAP, CELL - GAP)
     if not live:
         return Markup('<rect class="dead" {}><title>{}</title></rect>').format(box, told)
+    if math.isnan(value):
+        return Markup('<rect class="cell unknown" {} data-c="{}"><title>{}</title></rect>').format(box, column, told)
     return Markup('<rect class="cell" {} data-c="{}" style="--t:{:g}"><title>{}</title></rect>').format(
         box, column, round(value, 4), told
     )

@@ -11,12 +11,14 @@ for (const map of document.querySelectorAll("[data-map]")) {
 
   const split = () => map.querySelector('input[type="radio"]:checked').value;
   const share = (cell) => data.splits[split()][Number(slider.value)][Number(cell.dataset.c)];
-  const told = (cell) => `${data.names[cell.dataset.c]}: ${(100 * share(cell)).toFixed(1)} %`;
+  const inWords = (value) => (value === null ? "no number" : `${(100 * value).toFixed(1)} %`);
+  const told = (cell) => `${data.names[cell.dataset.c]}: ${inWords(share(cell))}`;
 
   const draw = () => {
     shown.textContent = data.epochs[Number(slider.value)];
     for (const cell of cells) {
-      cell.style.setProperty("--t", share(cell));
+      cell.classList.toggle("unknown", share(cell) === null);
+      cell.style.setProperty("--t", share(cell) ?? 0);
       cell.firstElementChild.textContent = told(cell);
     }
     if (pointed) readout.textContent = told(pointed);

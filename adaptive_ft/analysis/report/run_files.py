@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
+from adaptive_ft.strategies import Tying, tie
 
 CONFIG = "config.yaml"
 EPOCH = "epoch/"
@@ -61,12 +63,35 @@ class RunFiles:
     @property
     def strategy(self) -> str:
         """As the config spells it."""
-        return str(self.config.get("adapt", {}).get("strategy", "unknown"))
+        return str(self.options("adapt").get("strategy", "unknown"))
 
     @property
     def finished(self) -> bool:
         """Whether there is a summary."""
         return self.summary is not None
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """The options under these names, one below the other; empty where the config has none there."""
+        found: Any = self.config
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def tying(self) -> Tying | None:
+        """How the strategy ties the components, None where no epoch has told them.
+
+        Raises:
+            UserError: the config names no strategy, an unknown one, or frozen layers that the model does not have.
+        """
+        if self.components is None:
+            return None
+        strategy = self.options("adapt").get("strategy")
+        frozen = self.options("adapt").get("frozen_layers") or ()
+        if not isinstance(strategy, str):
+            raise UserError(f"{self.folder / CONFIG} names no adapt.strategy.")
+        if not isinstance(frozen, Sequence) or not all(isinstance(layer, int) for layer in frozen):
+            raise UserError(f"adapt.frozen_layers is {frozen}, no list of layers' numbers.")
+        return tie(strategy, self.components, frozen)
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -79,8 +104,8 @@ def read_run(folder: Path) -> RunFiles:
         raise UserError(f"'{folder}' is not a run folder: it has no {CONFIG}; give one that train.py made.")
     lines = list(_metrics(folder / "metrics.jsonl"))
     records = {line[f"{EPOCH}epoch"]: line for line in lines if f"{EPOCH}epoch" in line}
-    peaks = [line[PEAK] for line in lines if PEAK in line]
-    speeds = [line[SPEED] for line in lines if SPEED in line]
+    peaks = [line[PEAK] for line in lines if is_number(line.get(PEAK))]
+    speeds = [line[SPEED] for line in lines if is_number(line.get(SPEED))]
     components, usage = _usage(folder / "plots")
     return RunFiles(
         folder=folder,
@@ -97,6 +122,11 @@ def read_run(folder: Path) -> RunFiles:
         components=components,
         usage=usage,
     )
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file can be drawn and compared: neither NaN nor infinite, nor something else."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +20,13 @@ from markupsafe import Markup
 from adaptive_ft.analysis.decisions import KindUsage, effective_rank, patterns, tuned_per_sample, usage_by_kind
 from adaptive_ft.analysis.examined import Examined
 from adaptive_ft.analysis.report.cards import LABEL, Card, cards
-from adaptive_ft.analysis.report.charts import Line, histogram, line_chart
+from adaptive_ft.analysis.report.charts import TONES, Line, drawable, histogram, line_chart
 from adaptive_ft.analysis.report.maps import heat_map
-from adaptive_ft.analysis.report.run_files import RunFiles
+from adaptive_ft.analysis.report.run_files import RunFiles, is_number
 from adaptive_ft.analysis.report.strategies_table import cells, flattened, numbers
 from adaptive_ft.analysis.usage import decision_shares, summary_of
 from adaptive_ft.components import ComponentMap
-from adaptive_ft.strategies import tie
+from adaptive_ft.errors import UserError
 
 SPLITS = {"val": "validation", "train": "training"}
 HUNDRED = 100.0
@@ -51,11 +53,15 @@ class UsageMap:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title and the names of its lines: (name, tone, dashed)."""
+    """A drawing with its title, the names of its lines, (name, tone, dashed), and how many points are no numbers."""
 
     title: str
     drawn: Markup
+    left_out: int = 0
     legend: list[tuple[str, int, bool]] = field(default_factory=list)
+
+
+NOTHING = Figure("", Markup(""))
 
 
 @dataclass(frozen=True)
@@ -76,24 +82,30 @@ class Section:
     layers: tuple[str, ...]
     per_sample: Markup
     cards: list[Card]
+    asked: str
     examined: Examined | None
     config: list[tuple[str, str]]
     versions: Mapping[str, str]
 
 
 def section(told: Told, examples: int) -> Section:
-    """Everything there is to say about one run."""
+    """Everything there is to say about one run; a strategy that cannot be told becomes one more of its notes."""
     run, found = told.run, told.examined
+    notes, deciding = told.notes, NOTHING
+    try:
+        deciding = _deciding(run)
+    except UserError as error:
+        notes = (*notes, f"How many decisions depend on the input is not told: {error}")
     row = numbers(run, found.parameters if found else None)
     distance, farthest = _distance(found)
     return Section(
         name=run.name,
         finished=run.finished,
-        notes=told.notes,
+        notes=notes,
         row=row,
         cells=cells(row),
         tiles=_tiles(found),
-        figures=[figure for figure in (_scores(run), _loss(run), _tuned(run), _deciding(run)) if figure.drawn],
+        figures=[figure for figure in (_scores(run), _loss(run), _tuned(run), deciding) if figure.drawn],
         usage=_usage_map(run),
         distance=distance,
         farthest=farthest,
@@ -101,6 +113,7 @@ def section(told: Told, examples: int) -> Section:
         layers=found.components.layers if found else (),
         per_sample=_per_sample(found),
         cards=cards(found, examples) if found else [],
+        asked=_asked(run, found) if found else "",
         examined=found,
         config=flattened(run.config),
         versions=(run.summary or {}).get("versions", {}),
@@ -108,17 +121,21 @@ def section(told: Told, examples: int) -> Section:
 
 
 def compared(runs: Sequence[RunFiles]) -> Figure:
-    """The validation score of every run over the epochs."""
-    lines = [Line(run.name, _percents(run, "val_score"), number) for number, run in enumerate(runs)]
+    """The validation score of every run over the epochs; runs of one tone are told apart by their dashes."""
+    lines = [
+        Line(run.name, _percents(run, "val_score"), number % TONES, dashed=number // TONES % 2 == 1)
+        for number, run in enumerate(runs)
+    ]
     return _figure("Validation score (%)", lines)
 
 
 def _figure(
     title: str, lines: Sequence[Line], x_name: str = "epoch", decimals: int = 1, between: bool = False
 ) -> Figure:
-    shown = [line for line in lines if line.points]
+    shown = drawable(lines)
     legend = [(line.name, line.tone, line.dashed) for line in shown]
-    return Figure(title, line_chart(shown, x_name, decimals, between), legend if len(legend) > 1 else [])
+    left_out = sum(len(line.points) for line in lines) - sum(len(line.points) for line in shown)
+    return Figure(title, line_chart(shown, x_name, decimals, between), left_out, legend if len(legend) > 1 else [])
 
 
 def _percents(run: RunFiles, name: str) -> list[tuple[float, float]]:
@@ -140,7 +157,7 @@ def _loss(run: RunFiles) -> Figure:
 
 def _tuned(run: RunFiles) -> Figure:
     if not run.usage:
-        return Figure("", Markup(""))
+        return NOTHING
     lines = [
         Line(SPLITS[split], _percents(run, f"tuned_share_{split}"), tone) for tone, split in enumerate(["train", "val"])
     ]
@@ -148,16 +165,17 @@ def _tuned(run: RunFiles) -> Figure:
 
 
 def _deciding(run: RunFiles) -> Figure:
-    """How many decisions depend on the input, from the shares of each epoch."""
-    if run.components is None or "val" not in run.usage:
-        return Figure("", Markup(""))
-    tying = tie(run.strategy, run.components)
+    """How many decisions depend on the input, from the shares of each epoch; nothing where none is decided."""
+    tying = run.tying()
+    if tying is None or not any(tying.live) or "val" not in run.usage:
+        return NOTHING
     counted: dict[str, list[tuple[float, float]]] = {"depend on the input": [], "always tuned": [], "never tuned": []}
     for epoch, shares_C in run.usage["val"].items():
         told = summary_of(tying, decision_shares(tying, torch.tensor(shares_C, dtype=torch.float64)))
         fixed = (told["always_on"], told["always_off"])
+        known = 1.0 if all(map(is_number, shares_C)) else nan
         for points, count in zip(counted.values(), (told["decisions"] - sum(fixed), *fixed), strict=True):
-            points.append((epoch, count))
+            points.append((epoch, count * known))
     lines = [Line(name, points, tone) for tone, (name, points) in enumerate(counted.items())]
     return _figure("Decisions on the validation data", lines, decimals=0)
 
@@ -170,30 +188,47 @@ def _usage_map(run: RunFiles) -> UsageMap | None:
     if not epochs:
         return None
     first = run.usage[splits[0]][epochs[-1]]
-    shares = {split: [[round(share, 4) for share in run.usage[split][epoch]] for epoch in epochs] for split in splits}
+    shares = {split: [_rounded(run.usage[split][epoch]) for epoch in epochs] for split in splits}
+    told = {"names": run.components.names, "epochs": epochs, "splits": shares}
     return UsageMap(
-        drawn=heat_map(first, run.components, _words(run.components, [f"{HUNDRED * share:.1f} %" for share in first])),
+        drawn=heat_map(*_coloured(first, run.components, lambda share: f"{HUNDRED * share:.1f} %")),
         epochs=epochs,
         splits={split: SPLITS[split] for split in splits},
-        shares=json.dumps({"names": run.components.names, "epochs": epochs, "splits": shares}).replace("<", "\\u003c"),
+        shares=json.dumps(told, allow_nan=False).replace("<", "\\u003c"),
     )
 
 
-def _words(components: ComponentMap, values: Sequence[str]) -> list[str]:
-    """What each cell says when it is pointed at."""
-    return [
+def _rounded(shares: Sequence[float]) -> list[float | None]:
+    """Shares for the script, in JSON, which has a null but no NaN."""
+    return [round(share, 4) if is_number(share) else None for share in shares]
+
+
+def _coloured(
+    values: Sequence[float], components: ComponentMap, inked: Callable[[float], str], top: float = 1.0
+) -> tuple[list[float], ComponentMap, list[str]]:
+    """What a map is drawn from: colours from 0 to `top`, NaN for what is no number, and what each cell says."""
+    words = [inked(value) if is_number(value) else "no number" for value in values]
+    told = [
         f"{component.name}: {value if live else 'dead, cannot reach the answer'}"
-        for component, live, value in zip(components, components.live, values, strict=True)
+        for component, live, value in zip(components, components.live, words, strict=True)
     ]
+    return [value / top if is_number(value) else nan for value in values], components, told
 
 
 def _distance(found: Examined | None) -> tuple[Markup, float]:
     """Relative distances, coloured from 0 to the largest."""
-    if found is None or found.distance_C is None or not found.distance_C.any():
+    distances = [] if found is None or found.distance_C is None else found.distance_C.tolist()
+    top = max(filter(is_number, distances), default=0.0)
+    if found is None or top == 0:
         return Markup(""), 0.0
-    top = found.distance_C.max().item()
-    told = _words(found.components, [f"{value:.3f}" for value in found.distance_C.tolist()])
-    return heat_map((found.distance_C / top).tolist(), found.components, told), top
+    return heat_map(*_coloured(distances, found.components, lambda distance: f"{distance:.3f}", top)), top
+
+
+def _asked(run: RunFiles, found: Examined) -> str:
+    """Which examples the samples are; validation examples only where they come from the run's own validation set."""
+    own = run.options("data").get("val")
+    noun = f"validation {found.noun}" if Path(str(own)) == Path(found.address) else found.noun
+    return f"From {len(found.examples)} of {found.total} {noun} in '{found.address}'"
 
 
 def _tiles(found: Examined | None) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from adaptive_ft.analysis.report.run_files import RunFiles
+from adaptive_ft.analysis.report.run_files import RunFiles, is_number
 
 UNKNOWN = "–"
 COLUMNS = (
@@ -22,7 +22,7 @@ def numbers(run: RunFiles, parameters: dict[str, int] | None) -> dict[str, Any]:
     last: dict[str, Any] = run.epochs[-1] if run.epochs else {}
     told = run.summary or {}
     counts = parameters or {}
-    policy = run.config.get("adapt", {}).get("policy", {}).get("kind")
+    policy = run.options("adapt", "policy").get("kind")
     return {
         "run": run.name,
         "strategy": run.strategy,
@@ -49,7 +49,7 @@ def cells(row: dict[str, Any]) -> dict[str, str]:
         "policy": row["policy"] or UNKNOWN,
         "train": percent(row["train"]),
         "val": percent(row["val"]),
-        "gap": UNKNOWN if row["gap"] is None else f"{100 * row['gap']:+.2f}",
+        "gap": f"{100 * row['gap']:+.2f}" if is_number(row["gap"]) else UNKNOWN,
         "official": percent(row["official"]),
         "parameters": UNKNOWN if None in both else " + ".join(f"{count / 1e6:.2f}" for count in both),
         "tuned": percent(row["tuned"], 0),
@@ -74,8 +74,8 @@ def to_beat(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def percent(share: float | None, decimals: int = 2) -> str:
-    """A share as percent, or a dash."""
-    return UNKNOWN if share is None else f"{100 * share:.{decimals}f}"
+    """A share as percent, or a dash for what is no number."""
+    return f"{100 * share:.{decimals}f}" if is_number(share) else UNKNOWN
 
 
 def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

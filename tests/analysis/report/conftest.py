@@ -47,10 +47,12 @@ def shares_of(epoch: int, split: str) -> list[float]:
 def make_run(tmp_path: Path) -> MakeRun:
     """Write a run folder of some epochs; without a summary it is one that has not finished."""
 
-    def make(name: str = "first", epochs: int = 3, finished: bool = True, strategy: str = "spottune") -> Path:
+    def make(
+        name: str = "first", epochs: int = 3, finished: bool = True, strategy: str = "spottune", **adapt: Any
+    ) -> Path:
         folder = tmp_path / name
         (folder / "plots").mkdir(parents=True)
-        config = {"name": name, "adapt": {"strategy": strategy, "policy": {"kind": "light"}}, "seed": len(name)}
+        config = {"name": name, "adapt": {"strategy": strategy, "policy": {"kind": "light"}} | adapt, "seed": len(name)}
         (folder / "config.yaml").write_text(json.dumps(config))
         lines: list[dict[str, Any]] = [{"step": 0, "val/score": 0.3}]
         for epoch in range(1, epochs + 1):
