@@ -72,6 +72,11 @@ class _Running:
         """Since its start."""
         return time.monotonic() - self._began
 
+    @property
+    def share(self) -> float:
+        """Of its updates, as its log tells."""
+        return share_done(self.job.log, self._log_began)
+
     def failed(self, code: int) -> Failed:
         """With the last sentence of an error in its log, or the last line."""
         with self.job.log.open("rb") as log:
@@ -117,7 +122,7 @@ def environment_of_jobs(processes: int, own: Mapping[str, str] = os.environ) -> 
 
 
 def _shares(running: Mapping[str, _Running]) -> dict[str, float]:
-    return {name: share_done(one.job.log) for name, one in running.items()}
+    return {name: one.share for name, one in running.items()}
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:

@@ -26,10 +26,12 @@ class RunsProgress:
         self._title, self._total, self._ended, self._work = title, total, 0, 0.0
         self._began = time.monotonic()
         self._bar = (
-            tqdm(total=total, desc=title, unit="run", dynamic_ncols=True, bar_format="{desc} {bar} {postfix}")
+            tqdm(total=total, desc=title, unit="run", dynamic_ncols=True, bar_format="{bar:24} {desc}")
             if sys.stderr.isatty()
             else None
         )
+        if self._bar is None:
+            print(f"{title}: {total} to do", flush=True)
         self.look({})
 
     def __enter__(self) -> Self:
@@ -45,7 +47,8 @@ class RunsProgress:
         if self._bar is not None:
             told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in running.items())
             self._bar.n = self._work
-            self._bar.set_postfix_str(f"{self._ended}/{self._total} done{self._time_left()}; running: {told or 'none'}")
+            done = f"{self._title} {self._ended}/{self._total} done{self._time_left()}"
+            self._bar.set_description_str(f"{done}; running: {told or 'none'}")
 
     def ended(self, name: str, outcome: str, running: Mapping[str, float]) -> None:
         """One more has ended, the others go on."""
@@ -69,15 +72,16 @@ def seconds_left(seconds: float, work: float, total: int) -> float | None:
     return seconds * (total - work) / work if work > 0 else None
 
 
-def share_done(log: Path) -> float:
+def share_done(log: Path, since: int = 0) -> float:
     """The share of its updates that a run has done, by the last such line of its log; 0 before the first.
 
-    After the last update it is still judged, so the share never says that nothing is left.
+    `since` is where in the log this start of the run began, in bytes. After the last update a run is still judged, so
+    the share never says that nothing is left.
     """
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL))
+            file.seek(max(since, file.tell() - _TAIL))
             steps = _STEP.findall(file.read())
     except FileNotFoundError:
         return 0.0

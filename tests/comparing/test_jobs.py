@@ -34,7 +34,7 @@ def test_all_are_run_and_a_failure_ends_no_other(tmp_path: Path, capsys: pytest.
     (failed,) = run_jobs([good[0], bad, *good[1:]], 2, "compare")
     assert all((tmp_path / name).exists() for name in ("one", "two", "three"))
     assert str(failed) == f"bad ended with exit code 2: error: no such layer (log: {bad.log})."
-    assert capsys.readouterr().out.count("compare ") == 4
+    assert capsys.readouterr().out.count("compare ") == 4, "a line for each end"
 
 
 def test_as_many_run_at_once_as_asked_for(tmp_path: Path) -> None:

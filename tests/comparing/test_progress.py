@@ -19,6 +19,7 @@ def test_a_log_tells_how_far_its_run_is(tmp_path: Path) -> None:
     assert share_done(log) == 0.5
     log.write_text("train 80/80  loss 0.9  2.0 steps/s\n")
     assert 0.5 < share_done(log) < 1
+    assert share_done(log, since=log.stat().st_size) == 0, "an earlier start has said it"
 
 
 def test_the_time_left_follows_the_pace() -> None:
@@ -33,6 +34,7 @@ def test_without_a_terminal_a_line_tells_each_end(capsys: pytest.CaptureFixture[
         progress.ended("a", "done in 3 s", {"b": 0.5})
         progress.look({"b": 0.7})
         progress.ended("b", "FAILED with exit code 2", {})
-    first, second = capsys.readouterr().out.splitlines()
+    began, first, second = capsys.readouterr().out.splitlines()
+    assert began == "compare: 2 to do"
     assert first.startswith("compare 1/2  a done in 3 s; about 0 s left")
     assert second == "compare 2/2  b FAILED with exit code 2"
