@@ -123,16 +123,21 @@ def _example(
 
 
 def _small_picture(members: ShardBytes, place: Place, image_id: str) -> bytes | None:
-    """The picture no larger than a page needs, as PNG if it is small and as JPEG if not; None if it cannot be read."""
+    """The picture as a page shows it; None if it cannot be read."""
     content = bytes(members.fetch(place, "picture", image_id))
     try:
-        picture = decode_rgb(content)
+        return as_shown(decode_rgb(content))
     except UNREADABLE:
         return None
-    shown = io.BytesIO()
-    if max(picture.size) <= LONGEST_SIDE:
-        picture.save(shown, format="PNG", optimize=True)
-    else:
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        picture.save(shown, format="JPEG", quality=82)
-    return shown.getvalue()
+
+
+def as_shown(picture: Image.Image) -> bytes:
+    """No larger than a page needs, as PNG or as JPEG, whichever is smaller: a photograph is a JPEG then."""
+    picture = picture.copy()
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    encoded = []
+    for options in ({"format": "PNG"}, {"format": "JPEG", "quality": 82}):
+        content = io.BytesIO()
+        picture.save(content, **options)
+        encoded.append(content.getvalue())
+    return min(encoded, key=len)

@@ -12,7 +12,7 @@ from PIL import Image
 from adaptive_ft.commands.eval import Command as Evaluate
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.examining import LONGEST_SIDE, examine, spread
+from adaptive_ft.examining import LONGEST_SIDE, as_shown, examine, spread
 from adaptive_ft.run_folder import RunFolder
 
 
@@ -52,6 +52,14 @@ def test_a_few_samples_bring_their_regions_and_pictures(finished_run: RunFolder)
     assert found.distance_C is not None
     assert found.distance_C[torch.tensor(found.components.live)].gt(0).all()
     assert all(set(told["decisions"]) <= {"0", "1"} for told in found.per_sample())
+
+
+def test_a_picture_is_encoded_the_smaller_way() -> None:
+    """A photograph, even a small one, as JPEG, a drawing as PNG; neither larger than a page needs."""
+    grain = torch.randint(0, 256, (240, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    photograph, drawing = Image.fromarray(grain.numpy()), Image.new("RGB", (640, 480), (200, 30, 30))
+    shown = [Image.open(io.BytesIO(as_shown(picture))) for picture in (photograph, drawing)]
+    assert [(picture.format, picture.size) for picture in shown] == [("JPEG", (320, 240)), ("PNG", (320, 240))]
 
 
 def test_shards_that_are_not_there_are_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -20,9 +21,13 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class Card:
-    """One example, ready to be shown; `verdict` is "right", "partly", "wrong" or "unjudged"."""
+    """One example, ready to be shown; `verdict` is "right", "partly", "wrong" or "unjudged".
+
+    `image` asks for the `picture` by its name: the page holds every picture once, however many cards show it.
+    """
 
     image: Markup
+    picture: bytes | None
     image_id: str
     question: str | None
     kind: str | None
@@ -55,6 +60,7 @@ def _card(example: Example, tuned: int, decided: Markup) -> Card:
     known = [(answer, "" if is_label else f"{score:.1f}") for answer, score in best if answer != OUTSIDE_TABLE]
     return Card(
         image=_image(example),
+        picture=example.picture,
         image_id=example.image_id,
         question=None if is_label else question.text,
         kind=None if is_label else question.question_type,
@@ -80,7 +86,9 @@ def _image(example: Example) -> Markup:
     width, height = example.size
     picture = Markup("")
     if example.picture is not None:
-        picture = Markup('<img src="{}" alt="picture {}">').format(data_address(example.picture), example.image_id)
+        picture = Markup('<img data-picture="{}" alt="picture {}">').format(
+            picture_name(example.picture), example.image_id
+        )
     boxes = Markup("").join(
         Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(x1, y1, x2 - x1, y2 - y1)
         for x1, y1, x2, y2 in example.boxes_R4
@@ -93,6 +101,11 @@ def _image(example: Example) -> Markup:
     return Markup('<div class="picture" style="{}">{}{}</div>').format(
         shape, picture, layer if example.boxes_R4 else ""
     )
+
+
+def picture_name(picture: bytes) -> str:
+    """What a picture is called within a page: the same for the same bytes."""
+    return hashlib.sha256(picture).hexdigest()[:16]
 
 
 def data_address(picture: bytes) -> str:

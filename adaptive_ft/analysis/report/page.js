@@ -1,4 +1,8 @@
 "use strict";
+// Every picture lies in the page once, in a block of its own, and is shown wherever it is asked for by name.
+const pictures = JSON.parse(document.getElementById("pictures").textContent);
+for (const image of document.querySelectorAll("img[data-picture]")) image.src = pictures[image.dataset.picture];
+
 // The slider and the switch of every usage map colour its cells from the numbers beside it. An address that ends in
 // #epoch=3 opens the page there.
 for (const map of document.querySelectorAll("[data-map]")) {

@@ -1,12 +1,16 @@
 """The page itself: one HTML file with its style, its script and all pictures inside, and the tables beside it.
 
-The page forbids itself every address but data: ones, so that nothing of it can depend on a network.
+The page forbids itself every address but data: ones, so that nothing of it can depend on a network, and every script
+but its own, so that nothing of the data can become one.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,9 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from adaptive_ft.analysis.pictures import save_figure, training_curves
-from adaptive_ft.analysis.report.cards import data_address
+from adaptive_ft.analysis.report.cards import data_address, picture_name
 from adaptive_ft.analysis.report.compared_table import ComparedTable
-from adaptive_ft.analysis.report.sections import Told, compared, section
+from adaptive_ft.analysis.report.sections import Section, Told, compared, section
 from adaptive_ft.analysis.report.strategies_table import COLUMNS, differences, numbers, to_beat
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -26,8 +30,12 @@ from adaptive_ft.whole_files import write_whole
 TEMPLATE = "page.html.j2"
 INVARIANCES = "invariance"
 """The folder in a run's that adaptive-ft invariance writes to."""
-INVARIANCE_FIGURES = ("stir.png", "stir-on-fine-tuned.png", "retention_and_usage.png")
-"""What it draws."""
+INVARIANCE_FIGURES = {
+    "stir.png": "shared invariances (STIR), layer by layer, inverted on the pretrained model",
+    "stir-on-fine-tuned.png": "shared invariances (STIR), layer by layer, inverted on the fine-tuned model",
+    "retention_and_usage.png": "invariances kept, layer by layer, beside the share tuned there",
+}
+"""What it draws, and what that shows."""
 
 
 def page(
@@ -47,13 +55,17 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     runs = [one.run for one in told]
+    sections = [section(one, examples) for one in told]
+    script = _own_file("page.js")
     return environment.get_template(TEMPLATE).render(
-        sections=[section(one, examples) for one in told],
+        sections=sections,
         compared=compared(runs),
         to_beat=to_beat(runs),
         differences=differences([run.config for run in runs]),
         style=_own_file("page.css"),
-        script=_own_file("page.js"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        pictures=_pictures(sections),
         made=made,
         comparison=comparison,
         invariances=[(_measured(folder), _figures(folder)) for folder in invariances],
@@ -90,13 +102,20 @@ def _measured(folder: Path) -> str:
     return folder.resolve().parent.name if folder.name == INVARIANCES else folder.name
 
 
-def _figures(folder: Path) -> list[str]:
-    """The figures of a folder as data: addresses."""
-    files = [folder / name for name in INVARIANCE_FIGURES]
-    if not any(file.is_file() for file in files):
-        wanted = f"{INVARIANCE_FIGURES[0]} or {INVARIANCE_FIGURES[-1]}"
-        raise UserError(f"'{folder}' has no {wanted}: name what adaptive-ft invariance wrote.")
-    return [data_address(file.read_bytes()) for file in files if file.is_file()]
+def _figures(folder: Path) -> list[tuple[str, str]]:
+    """The figures of a folder: what each shows, and its data: address."""
+    files = {folder / name: shows for name, shows in INVARIANCE_FIGURES.items() if (folder / name).is_file()}
+    if not files:
+        first, *_, last = INVARIANCE_FIGURES
+        raise UserError(f"'{folder}' has no {first} or {last}: name what adaptive-ft invariance wrote.")
+    return [(shows, data_address(file.read_bytes())) for file, shows in files.items()]
+
+
+def _pictures(sections: Iterable[Section]) -> Markup:
+    """The data: address of every picture by its name, as JSON; equal ones of different runs are one."""
+    shown = [card.picture for own in sections for card in own.cards if card.picture is not None]
+    # Markup as it stands: names are hexadecimal, addresses base64.
+    return Markup(json.dumps({picture_name(picture): data_address(picture) for picture in shown}))
 
 
 def _write_run(told: Told, beside: Path, name: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adaptive_ft.analysis.examined import Examined
-from adaptive_ft.analysis.report.cards import cards
+from adaptive_ft.analysis.report.cards import cards, picture_name
 from adaptive_ft.data.records import OUTSIDE_TABLE, Question, label_question
-from tests.analysis.report.conftest import examined_of, example
+from tests.analysis.report.conftest import examined_of, example, picture
 
 
 def test_examples_go_from_the_least_tuned_to_the_most(examined: Examined) -> None:
@@ -33,7 +33,14 @@ def test_regions_lie_over_the_picture_in_its_own_measure() -> None:
     (box,) = layer
     assert [float(box.attrib[side]) for side in ("x", "y", "width", "height")] == [10, 5, 40, 40]
     (shown,) = frame.iter("img")
-    assert shown.attrib["src"].startswith("data:image/png;base64,")
+    assert shown.attrib["data-picture"] == picture_name(picture())
+
+
+def test_a_picture_is_named_by_what_it_shows() -> None:
+    """Two samples about one picture ask for it by one name, others for theirs."""
+    samples = [example(0), example(1), example(2, picture=picture((0, 0, 0)))]
+    names = [card.picture and picture_name(card.picture) for card in cards(examined_of(samples, torch.ones(3, 8)), 3)]
+    assert names[0] == names[1] != names[2]
 
 
 def test_without_picture_and_regions_there_is_no_frame() -> None:

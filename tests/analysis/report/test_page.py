@@ -1,6 +1,9 @@
 """The page: parsed as HTML, whole for whole and for young runs, with everything inside and nothing from outside."""
 
+import base64
 import csv
+import hashlib
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adaptive_ft.analysis.report.cards import data_address
 from adaptive_ft.analysis.report.page import page, write_report
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.sections import Told
@@ -74,6 +78,21 @@ def test_nothing_is_fetched(told: Told) -> None:
     assert "default-src 'none'" in html
 
 
+def test_a_picture_stands_in_the_page_once_however_many_runs_show_it(told: Told) -> None:
+    html = page([told, told], 4, MADE)
+    assert len(Outline(html).of("img")) == 8
+    assert html.count(data_address(picture())) == 1
+
+
+def test_no_script_runs_but_the_page_s_own(told: Told) -> None:
+    """The policy names the hash of the one script that is no data."""
+    html = page([told], 4, MADE)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [given["content"] for given in Outline(html).of("meta") if "http-equiv" in given]
+    assert f"script-src 'sha256-{digest}'" in str(policy).split("; ")
+
+
 def test_words_of_the_data_stay_words(told: Told) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     asked = Question(1, evil, evil, evil, (), {evil: 1.0})
@@ -136,4 +155,6 @@ def test_figures_of_invariances_stand_in_the_page(told: Told, tmp_path: Path) ->
     (tmp_path / "kept/stir.png").write_bytes(picture())
     outline = Outline(page([told], 0, MADE, [tmp_path / "kept"]))
     assert "Invariances kept: kept" in outline.text
-    assert [image["alt"] for image in outline.of("img")] == ["invariances of kept, figure 1"]
+    assert [image["alt"] for image in outline.of("img")] == [
+        "kept: shared invariances (STIR), layer by layer, inverted on the pretrained model"
+    ]
