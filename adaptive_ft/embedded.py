@@ -112,7 +112,10 @@ def _pretrain(config: RunConfig, ranks: Ranks, watch: Watchdog) -> None:
         Trainer(run).fit()
     except StoppedOnRequest:
         if ranks.is_main:
-            print("that was the pretraining of the base: start the same command again, and it goes on", flush=True)
+            print(
+                "that was only the pretraining of the base: start your own command again instead, and all goes on",
+                flush=True,
+            )
         ranks.barrier()  # the first rank that leaves makes the launcher end the others
         raise
 

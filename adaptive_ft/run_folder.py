@@ -76,9 +76,17 @@ class RunFolder:
         """The resolved config."""
         return self.path / "config.yaml"
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config."""
+    def begin(self, config: RunConfig) -> None:
+        """Write config.yaml; in a folder that is resumed only when its checkpoint has accepted the config. The summary
+        of a run that goes on beyond its end is none any more.
+        """
         self._write(self.config_file, dump_run_config(config))
+        self.summary_file.unlink(missing_ok=True)
+
+    @property
+    def summary_file(self) -> Path:
+        """The run's row in the strategy table; its presence says that the run has finished."""
+        return self.path / "summary.json"
 
     @property
     def diverged_file(self) -> Path:
@@ -111,7 +119,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""
-        self._write(self.path / "summary.json", json.dumps(summary, indent=1))
+        self._write(self.summary_file, json.dumps(summary, indent=1))
 
 
 def open_run_folder(config: RunConfig) -> RunFolder:

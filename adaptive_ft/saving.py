@@ -29,6 +29,8 @@ from adaptive_ft.whole_files import write_whole
 Result = TypeVar("Result")
 
 TASK = "task.json"
+LENGTHS = ("max_steps:", "num_train_epochs:", "optim.warmup_steps:", "optim.warmup_ratio:")
+"""Options that the schedule of the learning rates follows."""
 
 
 def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
@@ -100,6 +102,8 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     changed = changed_options(run.folder, run.config) if run.ranks.is_main else []
     if changed:
         print(f"changed since the last start: {', '.join(changed)}", flush=True)
+    if any(option.startswith(LENGTHS) for option in changed):
+        print(f"the learning rates follow the schedule of {run.total_updates} updates from here on", flush=True)
     state = _loaded(run, tag)
     run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
     return state
@@ -118,7 +122,7 @@ def _loaded(run: Run, tag: str) -> dict[str, Any]:
     if written_by == here:
         return run.engine.load(checkpoints.folder, tag)
     if run.ranks.is_main:
-        print(f"{tag} was written by {written_by} ranks and is read by {here}", flush=True)
+        print(f"{tag} was written by {written_by} rank{'s' * (written_by > 1)} and is read by {here}", flush=True)
     return run.engine.load_of_other_ranks(checkpoints, tag)
 
 
@@ -162,7 +166,9 @@ def restore(run_path: Path, which: str = LATEST) -> Restored:
     checkpoints = folder.checkpoints
     tag = checkpoints.pointed(which)
     if tag is None:
-        raise UserError(f"'{run_path}' has no {which} checkpoint.")
+        others = sorted(path.name for path in checkpoints.folder.glob("step_*") if "." not in path.name)
+        found = f"it has {', '.join(others)} but no pointer to one of them" if others else "it has none at all yet"
+        raise UserError(f"'{run_path}' has no {which} checkpoint: {found}.")
     faults = checkpoints.faults(tag)
     if faults:
         raise UserError(f"Checkpoint {tag} of '{run_path}' cannot be used: {faults[0]}.")

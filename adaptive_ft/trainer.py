@@ -111,7 +111,7 @@ class Trainer:
         return self._record(lambda recorder: recorder.finish(self.history, self.best, seconds))
 
     def _begin_record(self, resumed_at: int | None) -> None:
-        self.run.folder.write_config(self.config)
+        self.run.folder.begin(self.config)
         self.recorder = Recorder(self.run, resumed_at, self.start_score)
 
     def _record(self, write: Callable[[Recorder], Result]) -> Result:
@@ -209,6 +209,7 @@ class Trainer:
             for name, value in self.supply.window(self.ranks, self.throughput.all_seconds).items()
         }
         values |= {f"time/{name}": value for name, value in self.throughput.window().items()}
+        values |= {"time/seconds": time.monotonic() - self.began, "time/ranks": self.ranks.world_size}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature

@@ -38,6 +38,10 @@ read -ra srun_words <<<"${ADAPTIVE_FT_SRUN:-}"   # words for srun: --container-i
   python -c 'import sys, importlib.util as u; sys.exit(sys.version_info < (3, 11) or not u.find_spec("torch"))' ||
   fail "The python of this job ($(command -v python || echo none)) has no torch or is older than 3.11: run make install" \
     "in $home, or activate an environment before sbatch."
+# make install on a node without a GPU takes the CPU build, which would train on the CPUs of a GPU node.
+[ -z "${SLURM_GPUS_ON_NODE:-}" ] || [ -n "${within[*]}${srun_words[*]}" ] ||
+  python -c 'import sys, torch; sys.exit(not (torch.version.cuda or torch.version.hip))' ||
+  fail "Slurm gave this job GPUs, but the torch of $(command -v python) is a CPU build: run make install TORCH=cuda in $home."
 export SRUN_CPUS_PER_TASK=$cpus_per_rank         # srun does not take it over from sbatch
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus_per_rank}
 

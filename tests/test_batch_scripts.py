@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import REPOSITORY
 
@@ -53,6 +54,21 @@ def test_a_folder_that_is_no_clone_is_refused(script: Path, tmp_path: Path) -> N
     assert done.returncode == 2
     assert f"{tmp_path} is no clone of adaptive_ft" in done.stderr
     assert "ADAPTIVE_FT_HOME" in done.stderr
+
+
+def test_a_cpu_build_of_torch_is_refused_on_gpus(tmp_path: Path) -> None:
+    """Installed on a login node without a GPU it would train on the CPUs: exit code 2 and what to install."""
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("torch is no CPU build here")
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "4"}
+    own = {**os.environ, **job, "ADAPTIVE_FT_HOME": str(REPOSITORY), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+    done = subprocess.run(
+        ["bash", FOLDER / "train.sbatch"], cwd=tmp_path, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Slurm gave this job GPUs" in done.stderr
+    assert "make install TORCH=cuda" in done.stderr
 
 
 SAVES = """

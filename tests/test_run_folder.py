@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> RunConfig:
 def begin(config: RunConfig) -> RunFolder:
     """Open the folder and write its config, as a run does once it knows that it will train."""
     folder = open_run_folder(config)
-    folder.write_config(config)
+    folder.begin(config)
     return folder
 
 
@@ -148,7 +148,7 @@ def test_a_resume_takes_the_folder_over(config: RunConfig) -> None:
     earlier = begin(named)
     later = begin(named)
     before = {path: path.stat().st_mtime_ns for path in later.path.rglob("*")}
-    for write in (lambda: earlier.write_config(named), lambda: earlier.write_summary({}), earlier.check):
+    for write in (lambda: earlier.begin(named), lambda: earlier.write_summary({}), earlier.check):
         with pytest.raises(TakenOver, match="generation 2, this process is generation 1"):
             write()
     assert {path: path.stat().st_mtime_ns for path in later.path.rglob("*")} == before
@@ -163,3 +163,14 @@ def test_who_opens_a_folder_is_seen_in_it_at_once(resume: str, config: RunConfig
         (begin(named).path / ALIVE).unlink()
     folder = open_run_folder(named)
     assert json.loads((folder.path / ALIVE).read_text()) == identity()
+
+
+def test_a_run_that_goes_on_beyond_its_end_has_no_summary_any_more(config: RunConfig) -> None:
+    """What the table shows as finished has finished."""
+    folder = begin(replace(config, name="mine"))
+    folder.write_summary({"steps": 3})
+    assert folder.summary_file.is_file()
+    again = open_run_folder(replace(config, name="mine", resume="auto"))
+    assert again.summary_file.is_file(), "until the new start knows that it will train"
+    again.begin(replace(config, name="mine", resume="auto", max_steps=6))
+    assert not again.summary_file.exists()
