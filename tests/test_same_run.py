@@ -169,8 +169,10 @@ def test_options_that_changed_are_told_in_one_line(
     load_checkpoint(resumed(*same))
     assert told not in capsys.readouterr().out
     load_checkpoint(resumed(*same, "--optim.learning_rate", "5e-5", "--max_steps", "9"))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)]
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith(told)]
     assert lines == [f"{told}max_steps: 3 -> 9, optim.learning_rate: 0.001 -> 5e-05"]
+    assert "the learning rates follow the schedule of 9 updates from here on" in printed
     for content in ("[1", "3", "optim: 3\nmax_steps: 3\nseed: 1\n"):
         copied.config_file.write_text(content)
         load_checkpoint(resumed("--optim.learning_rate", "5e-5"))
