@@ -127,6 +127,14 @@ def test_runs_are_compared(told: Told, make_run: MakeRun) -> None:
     assert names == ["split-1", "split-1", "split-2", "split-2"]  # one run's switch leaves the other's alone
 
 
+def test_a_run_that_cannot_be_told_leaves_the_others_their_sections(told: Told, make_run: MakeRun) -> None:
+    outline = Outline(page([Told(read_run(make_run("odd", strategy="spotune"))), told], 4, MADE))
+    assert "2 runs compared" in outline.text
+    assert "unknown strategy 'spotune'" in outline.text
+    assert outline.text.count("What was tuned where") == 2
+    assert outline.text.count("Decisions on the validation data") == 1
+
+
 def test_tables_and_pictures_lie_beside_the_page(told: Told, tmp_path: Path) -> None:
     beside = write_report([told], tmp_path / "page.html", 4, MADE)
     assert beside == tmp_path / "page_files"
