@@ -40,9 +40,9 @@ def resumed(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> Resumed:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, but for the number of its latest start."""
+    """Every file below a folder, but for the number and the sign of life of its latest start."""
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: held for name, held in files.items() if name != "generation"}
+    return {name: held for name, held in files.items() if name not in ("generation", "alive")}
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
