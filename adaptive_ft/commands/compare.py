@@ -64,11 +64,10 @@ class Command:
 def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
     """Everything that is not there yet: data and bases, the runs, the cost of a step; what failed of it."""
     print(f"{len(recipe.runs()) - len(left)} of {len(recipe.runs())} runs are finished", flush=True)
-    failed = run_jobs(preparation(recipe, left), 1, "prepare") if left else []
+    failed = run_jobs(preparation(recipe, left), 1, "prepare")
     if failed:
         return failed
-    if left:
-        failed = run_jobs([training(recipe, run) for run in left], recipe.jobs, "compare")
+    failed = run_jobs([training(recipe, run) for run in left], recipe.jobs, "compare")
     if recipe.reference is not None and load_costs(recipe.output_dir / COST, recipe) is None:
         failed += run_jobs([measurement(recipe)], 1, "cost")
     return failed

@@ -92,8 +92,10 @@ def run_jobs(jobs: Sequence[Job], at_once: int, title: str) -> list[Failed]:
 
     Whatever ends this function early, as Ctrl-C, asks the running ones to stop and waits until they have saved.
     """
+    if not jobs:
+        return []
     waiting, running, failed = list(jobs), dict[str, _Running](), list[Failed]()
-    environment = environment_of_jobs(at_once * max((job.ranks for job in jobs), default=1))
+    environment = environment_of_jobs(at_once * max(job.ranks for job in jobs))
     try:
         with RunsProgress(title, len(jobs)) as progress:
             while waiting or running:

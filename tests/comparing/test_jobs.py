@@ -37,6 +37,11 @@ def test_all_are_run_and_a_failure_ends_no_other(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out.count("compare ") == 4, "a line for each end"
 
 
+def test_nothing_to_do_is_done_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_jobs([], 2, "compare") == []
+    assert capsys.readouterr().out == ""
+
+
 def test_as_many_run_at_once_as_asked_for(tmp_path: Path) -> None:
     """Each waits until the other has begun, which only two side by side can; alone a job sees nobody else."""
     meet = """
