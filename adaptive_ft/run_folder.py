@@ -5,6 +5,7 @@ runs/NAME/base/            the base of a run that no checkpoint could give again
 runs/NAME/metrics.jsonl    one line per logging interval and epoch
 runs/NAME/plots/           pictures and their CSVs
 runs/NAME/checkpoints/     see engine/checkpoint.py
+runs/NAME/invariance/      what adaptive-ft invariance found, unless it was told to write elsewhere
 runs/NAME/summary.json     the row of the strategy table, written when the run has finished
 runs/NAME/also_val.json    its scores on the further sets of --data.also_val, by address; written after the summary
 runs/NAME/generation       which start of the run may write here (engine/generation.py)
@@ -60,6 +61,11 @@ class RunFolder:
     def plots(self) -> Path:
         """Pictures and CSVs."""
         return self.path / "plots"
+
+    @property
+    def invariance(self) -> Path:
+        """Which invariances of the pretrained model were kept: matrices, summary and pictures."""
+        return self.path / "invariance"
 
     @property
     def checkpoints(self) -> CheckpointFolder:

@@ -4,9 +4,9 @@ Shapes: N examples, L layers.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -28,19 +28,17 @@ from adaptive_ft.analysis.inversion import InversionConfig, Start
 from adaptive_ft.analysis.layer_usage import newest_usage, tuned_by_layer
 from adaptive_ft.analysis.measured_images import MeasureConfig
 from adaptive_ft.analysis.pictures import save_figure
-from adaptive_ft.analysis.report.page import INVARIANCES
 from adaptive_ft.analysis.representations import Reader
 from adaptive_ft.analysis.retention import retention
-from adaptive_ft.analysis.table import SUMMARY
-from adaptive_ft.commands.compared_models import Compared, open_compared
-from adaptive_ft.commands.measured_inputs import read_examples, varied_inputs
-from adaptive_ft.config import load_run_config
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.data.reading.choice import DataConfig, open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
+from adaptive_ft.measured.inputs import read_examples, varied_inputs
+from adaptive_ft.measured.models import NETWORK, Compared, is_run, open_base, open_compared
+from adaptive_ft.measured.trackers import late_trackers
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.tracking import Progress, open_asked_trackers, quiet_libraries
+from adaptive_ft.tracking import Progress, quiet_libraries
 from adaptive_ft.whole_files import write_whole
 
 FIGURE, MATRICES = "retention_and_usage", "stir"
@@ -62,12 +60,14 @@ class Command:
     """Folder for matrices, summary and pictures, which goes on where it was stopped; default: invariance, in the folder
     of the fine-tuned run, or here where it is none."""
     pretrained: str | None = None
-    """Run folder (all its components frozen), folder or hub id; default: the fine-tuned run, all frozen. The embeddings
-    of a run are always the trained ones."""
+    """Folder or hub id, or a run folder (all its components frozen; what no gate chooses, as the embeddings, the final
+    norm and the pooler, as trained); default: the base that the fine-tuned run started from."""
     control: str | None = None
     """A model trained from scratch on the same task; default: a random one, which is measured in any case."""
-    policy: str = "network"
+    policy: str = NETWORK
     """Which weights of a fine-tuned run: its policy decides per example, or global, tuned, frozen (blockdrop: used)."""
+    control_policy: str = NETWORK
+    """Which weights of a control that is a run, in the same words."""
     both_ways: bool = False
     """Invert the fine-tuned model too, for STIR(pretrained | fine-tuned): about twice the time."""
     images: int = 500
@@ -97,7 +97,7 @@ class Command:
         """Measure, write, print; raises UserError for models, shards or options that do not fit."""
         quiet_libraries()
         shards, device = open_set(self.shards, DataConfig()), self._device()
-        config = self._config(shards)
+        config, later = self._config(shards), late_trackers(self._folder)
         models = self._models(shards)
         examples = read_examples(models[PRETRAINED].fit(shards), self.images)
         judges = {name: model.reader(device, examples) for name, model in models.items()}
@@ -105,19 +105,24 @@ class Command:
         with Shown() as shown:
             matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.place, shown)
         back = self._back(judges, inputs, config) if self.both_ways else None
-        tuned = self._tuned()
+        tuned, unknown = self._tuned(models[FINE_TUNED])
         found = {"images": len(inputs), **summary(matrices, tuned, back)}
         write_whole(self.place / "summary.json", json.dumps(found, indent=1))
-        note = correlation_told(found["usage_against_forgetting"])
-        self._to_trackers(self._figures(matrices, back, tuned, note))
+        note = unknown or correlation_told(found["usage_against_forgetting"])
+        figures = self._figures(matrices, back, tuned, note)
         places = (f"figure     {self.place / FIGURE}.png", f"beside it  matrices, summary.json, {MATRICES}.png")
-        print("\n".join((*table(found, matrices, tuned), note, *places)))
+        print("\n".join((*table(found, matrices, tuned), note, *places)), flush=True)
+        for tracker in later:
+            tracker.give(figures)
 
     @property
     def place(self) -> Path:
         """The folder that is written to."""
-        folder = RunFolder(Path(self.finetuned))
-        return self.output or (folder.path if folder.config_file.is_file() else Path()) / INVARIANCES
+        return self.output or (self._folder.invariance if is_run(self.finetuned) else Path("invariance"))
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(Path(self.finetuned))
 
     def _config(self, shards: ShardSet) -> MeasureConfig:
         if self.images < 2:
@@ -128,20 +133,28 @@ class Command:
         return MeasureConfig(search, self.similarity, self.batch_size, self.layers_at_once)
 
     def _device(self) -> torch.device:
-        found = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if found.partition(":")[0] not in ("cpu", "cuda") or (found != "cpu" and not torch.cuda.is_available()):
-            raise UserError(f"--device {found}: this machine has {'a GPU' if torch.cuda.is_available() else 'a CPU'}.")
+        number = torch.cuda.device_count()
+        known = ["cpu", *(["cuda"] if number else []), *(f"cuda:{gpu}" for gpu in range(number))]
+        found = self.device or ("cuda" if number else "cpu")
+        if found not in known:
+            raise UserError(f"--device {found}: this machine has {', '.join(known)}.")
         return torch.device(found)
 
     def _models(self, shards: ShardSet) -> dict[str, Compared]:
         """All models by their roles, the fine-tuned one first; each reads what the shards hold."""
-        if self.pretrained is None and not RunFolder(Path(self.finetuned)).config_file.is_file():
-            raise UserError(f"'{self.finetuned}' is no run folder, so it has no frozen half: name --pretrained too.")
-        pretrained = open_compared(PRETRAINED, self.pretrained or self.finetuned, "frozen", shards)
-        models = {FINE_TUNED: open_compared(FINE_TUNED, self.finetuned, self.policy, shards), PRETRAINED: pretrained}
+        run = is_run(self.finetuned)
+        if self.pretrained is None and not run:
+            raise UserError(f"'{self.finetuned}' is no run folder, so it names no base: give --pretrained too.")
+        fine_tuned = open_compared(FINE_TUNED, self.finetuned, self.policy, shards)
+        fine_tuned.fit(shards)
+        beside = fine_tuned if run else None
+        if self.pretrained is None:
+            pretrained = open_base(PRETRAINED, fine_tuned, self._folder)
+        else:
+            pretrained = open_compared(PRETRAINED, self.pretrained, "frozen", shards, beside)
+        models = {FINE_TUNED: fine_tuned, PRETRAINED: pretrained}
         if self.control is not None:
-            # A run that was trained from scratch has nothing pretrained to go back to.
-            models[CONTROL] = open_compared(CONTROL, self.control, "tuned", shards)
+            models[CONTROL] = open_compared(CONTROL, self.control, self.control_policy, shards, beside)
         for model in models.values():
             model.fit(shards)
         models[RANDOM] = pretrained.at_random(self.seed)
@@ -153,12 +166,20 @@ class Command:
         with Shown() as shown:
             return stir_matrices(judges[FINE_TUNED], both, inputs_N, config, self.place / BACK, shown)
 
-    def _tuned(self) -> dict[str, float]:
-        """Share of each layer that the fine-tuned run's policy tuned; nothing where it is no run, or was told what to
-        tune.
-        """
-        file = newest_usage(RunFolder(Path(self.finetuned)).plots)
-        return {} if file is None or self.policy not in ("network", "global") else tuned_by_layer(file)
+    def _tuned(self, fine_tuned: Compared) -> tuple[Mapping[str, float], str]:
+        """Share of each layer that is tuned in the model that is measured; or nothing, and a line that says why."""
+        if fine_tuned.tuned:
+            return fine_tuned.tuned, ""
+        file = newest_usage(self._folder.plots)
+        if not is_run(self.finetuned):
+            reason = "the fine-tuned model is no run with gates"
+        elif self.policy != NETWORK:
+            reason = f"--policy {self.policy} set all gates alike"
+        elif file is None:
+            reason = "the run has no usage_val_epoch*.csv in plots"
+        else:
+            return tuned_by_layer(file), ""
+        return {}, f"no rank correlation of tuned share and forgetting: {reason}"
 
     def _figures(self, matrices: Matrices, back: Matrices | None, tuned: Mapping[str, float], note: str) -> list[Path]:
         """Draw the matrices, and the diagonals above the usage; where they lie."""
@@ -172,21 +193,6 @@ class Command:
         for name, figure in figures.items():
             save_figure(figure, self.place / f"{name}.png")
         return [self.place / f"{name}.png" for name in figures]
-
-    def _to_trackers(self, pictures: Sequence[Path]) -> None:
-        """Give the figures to the trackers of the fine-tuned run, at its last step; not to those of one that still
-        goes on, whose later numbers would be struck out.
-        """
-        folder = RunFolder(Path(self.finetuned))
-        finished = folder.path / SUMMARY
-        if not (finished.is_file() and folder.config_file.is_file()):
-            return
-        config = load_run_config(["--config", str(folder.config_file)])
-        step = json.loads(finished.read_text(encoding="utf-8"))["steps"]
-        for tracker in open_asked_trackers(folder.path, config.tracking, asdict(config), step):
-            for path in pictures:
-                tracker.picture(step, f"invariance/{path.stem}", path)
-            tracker.close()
 
 
 class Shown:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import ViTConfig, ViTForImageClassification
 
+from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
-from adaptive_ft.commands.compared_models import open_compared
-from adaptive_ft.commands.measured_inputs import read_examples, varied_inputs
 from adaptive_ft.config import load_run_config
 from adaptive_ft.data.pixels import Framing
 from adaptive_ft.data.reading.choice import DataConfig, open_set
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.measured.inputs import read_examples, varied_inputs
+from adaptive_ft.measured.models import open_base, open_compared
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
@@ -108,7 +110,8 @@ def test_it_goes_on_in_the_same_folder_without_another_search(
     measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
     first = (tmp_path / "m/summary.json").read_text()
     assert "inversions 1/10" in capsys.readouterr().out
-    measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
+    # Without a name the pretrained model is that base.
+    measure(finished.path, place, tmp_path / "m")
     assert "inversions" not in capsys.readouterr().out
     assert (tmp_path / "m/summary.json").read_text() == first
 
@@ -131,14 +134,6 @@ def test_a_frozen_run_is_its_base_but_for_the_embeddings_and_a_policy_decides_pe
         assert torch.allclose(found["layer.0"], whole.hidden_states[1].flatten(1), atol=1e-5)
         assert torch.allclose(found["layer.3"], whole.hidden_states[4].flatten(1), atol=1e-5)
         assert torch.allclose(model.base.classifier(found["norm"]), whole.logits, atol=1e-5)
-
-
-def test_pictures_are_spread_over_the_shards_and_lie_between_0_and_1(place: Path) -> None:
-    shards = open_set(str(place / "pictures/target/val"), DataConfig()).with_pictures(Framing(24))
-    whole, some = (varied_inputs(read_examples(shards, count)) for count in (500, 3))
-    assert whole.shape == (11, 3, 24, 24)
-    assert torch.equal(some, whole[[1, 5, 9]])
-    assert 0 <= whole.min() < 0.3 < 0.7 < whole.max() <= 1
 
 
 def test_both_ways_cost_one_more_search_per_layer_and_are_told(
@@ -176,29 +171,83 @@ def test_a_control_trained_from_scratch_and_a_random_one_are_told_apart(
     assert not np.allclose(diagonals["control"], diagonals["random"])
 
 
-def test_blockdrop_is_read_as_its_policy_decides(place: Path, repository: Path, ranks: Ranks, tmp_path: Path) -> None:
-    """A block that a picture leaves out passes its input on; the base must be named: the run keeps no frozen half."""
-    run = trained(place, repository, ranks, "blockdrop", "--adapt.strategy", "blockdrop")
+@pytest.fixture(scope="module")
+def blockdrop(place: Path, repository: Path, ranks: Ranks) -> RunFolder:
+    """A run that leaves blocks out; tests only read it."""
+    return trained(place, repository, ranks, "blockdrop", "--adapt.strategy", "blockdrop")
+
+
+def test_blockdrop_is_read_as_its_policy_decides(blockdrop: RunFolder, place: Path, tmp_path: Path) -> None:
+    """A block that a picture leaves out passes its input on; the run keeps no frozen half, but its base lies there."""
     with pytest.raises(UserError, match="knows no policy 'frozen', only network, global, used"):
-        measure(run.path, place, tmp_path / "m")
-    measure(run.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
+        measure(blockdrop.path, place, tmp_path / "m", "--pretrained", str(blockdrop.path))
+    measure(blockdrop.path, place, tmp_path / "m", "--control", str(blockdrop.path))
     found = json.loads((tmp_path / "m/summary.json").read_text())
     assert all(0 <= kept <= 1 for kept in found["retention"])
     assert set(found["tuned_share"]) == {f"layer.{number}" for number in range(4)}
+    # A control that is a run is read as its own policy decides.
+    assert found["control_retention"] == found["retention"]
     shards = open_set(str(place / "pictures/target/val"), DataConfig())
     examples = read_examples(shards.with_pictures(Framing(24)), 11)
-    compared = open_compared("fine-tuned", str(run.path), "network", shards)
+    compared = open_compared("fine-tuned", str(blockdrop.path), "network", shards)
     with torch.no_grad():
         layers = compared.reader(torch.device("cpu"), examples)(varied_inputs(examples), torch.arange(11), LAYERS)
-        used_BD = restore(run.path).model(pixel_values=2 * varied_inputs(examples) - 1).gates
+        used_BD = restore(blockdrop.path).model(pixel_values=2 * varied_inputs(examples) - 1).gates
     assert 0 < used_BD[:, 1:].mean() < 1
     for number in range(1, 4):
         passed_on = (layers[f"layer.{number}"] - layers[f"layer.{number - 1}"]).abs().amax(1) == 0
         assert torch.equal(passed_on, used_BD[:, number] == 0)
 
 
-def test_figures_go_to_the_trackers_of_a_finished_run(place: Path, repository: Path, ranks: Ranks) -> None:
-    """At its last step, beside what it recorded itself."""
+def test_one_decision_of_blockdrop_keeps_the_blocks_it_leaves_out(blockdrop: RunFolder, place: Path) -> None:
+    """They pass their input on, so that all models have one depth; the shares are those of this decision."""
+    shards = open_set(str(place / "pictures/target/val"), DataConfig())
+    examples = read_examples(shards.with_pictures(Framing(24)), 3)
+    compared = open_compared("fine-tuned", str(blockdrop.path), "global", shards)
+    assert isinstance(compared.model, AdaptiveModel)
+    decided = torch.tensor([True, False, True, False])
+    compared.model.global_decisions = decided
+    reader = compared.reader(torch.device("cpu"), examples)
+    assert reader.layers == LAYERS
+    with torch.no_grad():
+        found = reader(varied_inputs(examples), torch.arange(3), LAYERS)
+    for number in range(1, 4):
+        passed_on = torch.equal(found[f"layer.{number}"], found[f"layer.{number - 1}"])
+        assert passed_on == (not decided[number])
+
+
+@pytest.mark.parametrize("policy", ["global", "tuned"])
+def test_shares_are_those_of_the_weights_that_were_measured(
+    policy: str, finished: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The majority's under one decision for all; none where a word has set the gates, and a line says so."""
+    measure(finished.path, place, tmp_path / "m", "--policy", policy)
+    shares = json.loads((tmp_path / "m/summary.json").read_text())["tuned_share"]
+    told = capsys.readouterr().out
+    if policy == "tuned":
+        assert shares == {}
+        assert "\nno rank correlation of tuned share and forgetting: --policy tuned set all gates alike\n" in told
+        return
+    model = restore(finished.path).model
+    assert model.global_decisions is not None
+    by_layer = model.global_decisions.float().view(4, -1).mean(1)
+    assert [shares[f"layer.{number}"] for number in range(4)] == pytest.approx(by_layer.tolist())
+
+
+def test_the_base_of_a_run_has_what_no_gate_chooses_as_it_was_pretrained(finished: RunFolder, place: Path) -> None:
+    """As the final norm, which the run, all frozen, has as trained."""
+    shards = open_set(str(place / "pictures/target/val"), DataConfig())
+    frozen = open_compared("pretrained", str(finished.path), "frozen", shards)
+    base, norm = open_base("pretrained", frozen, finished), "vit.layernorm.bias"
+    given = ViTForImageClassification.from_pretrained(place / "base")
+    assert torch.equal(base.base.get_parameter(norm), given.get_parameter(norm))
+    assert not torch.equal(frozen.base.get_parameter(norm), given.get_parameter(norm))
+
+
+def test_figures_go_to_the_trackers_of_a_finished_run(
+    place: Path, repository: Path, ranks: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its last step, beside what it recorded itself; the table has been printed when a tracker refuses them."""
     run = trained(place, repository, ranks, "tracked", "--tracking.report_to", "tensorboard")
     measure(run.path, place, None)
     events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"images": 0})
@@ -212,7 +261,12 @@ def test_figures_go_to_the_trackers_of_a_finished_run(place: Path, repository: P
         assert np.array_equal(np.asarray(shown), np.asarray(drawn.convert("RGB")))
     assert events.Scalars("epoch/val_score")[-1].step == 4
     lines = (run.path / "metrics.jsonl").read_text()
-    measure(run.path, place, None)
+    shutil.rmtree(run.path / "tensorboard")
+    (run.path / "tensorboard").write_text("no folder")
+    capsys.readouterr()
+    with pytest.raises(UserError, match="All is measured and written, but tensorboard did not take the figures"):
+        measure(run.path, place, None)
+    assert f"\nfigure     {run.path}/invariance/retention_and_usage.png\n" in capsys.readouterr().out
     assert (run.path / "metrics.jsonl").read_text() == lines
 
 
@@ -227,8 +281,11 @@ def test_what_does_not_fit_is_told_in_one_sentence(
         ViTForImageClassification(ViTConfig(**{**SIZES, **sizes})).save_pretrained(tmp_path / name)
     refused("has 5 layers to compare, the control model 3", "--control", str(tmp_path / "shallow"))
     refused("images are 3 x 24 x 24 but the control model takes 3 x 32 x 32", "--control", str(tmp_path / "larger"))
-    refused("is no run folder, so it has no frozen half: name --pretrained", finetuned=place / "base")
+    refused("is no run folder, so it names no base: give --pretrained", finetuned=place / "base")
     refused("knows no policy 'used', only", "--policy", "used")
+    refused("knows no policy 'used', only", "--control", str(finished.path), "--control-policy", "used")
+    for device in ("cpu:x", "cuda:x", "cuda:99", "gpu"):
+        refused(f"--device {device}: this machine has cpu", "--device", device)
     refused("--images is 1", "--images", "1")
     refused("iterations is 0", "--iterations", "0")
     empty = tmp_path / "empty"

@@ -13,20 +13,21 @@ from transformers import LxmertConfig, LxmertForQuestionAnswering
 
 from adaptive_ft.build import build
 from adaptive_ft.cli import run_command
-from adaptive_ft.commands.compared_models import Compared, open_compared
-from adaptive_ft.commands.measured_inputs import read_examples, varied_inputs
 from adaptive_ft.config import load_run_config
 from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.reading.choice import DataConfig, open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.measured.inputs import read_examples, varied_inputs
+from adaptive_ft.measured.models import Compared, open_compared
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
 from tests.conftest import TINY_MODEL
 
 CPU = torch.device("cpu")
+LONGEST = 7
 LAYERS = {"lxmert": ["region.0", "cross.0", "cross.1", "pooled"], "vl_bert": ["layer.0", "layer.1", "pooled"]}
 DEEPER = {"lxmert": ("--model.cross_layers", "2"), "vl_bert": ("--model.layers", "2", "--model.hidden_size", "24")}
 
@@ -38,6 +39,7 @@ def runs(ranks: Ranks, tiny: Callable[..., list[str]]) -> dict[str, RunFolder]:
     for family, more in DEEPER.items():
         sizes = {**TINY_MODEL, "initializer_range": "0.2", "name": "None", "type": family}
         words = [word for name, value in sizes.items() for word in (f"--model.{name}", value)]
+        words += ["--task.max_question_length", str(LONGEST)]
         options = tiny(f"invariance-{family}", *words, *more, "--adapt.strategy", "spottune")
         run = build(load_run_config(options), ranks)
         Trainer(run).fit()
@@ -60,7 +62,7 @@ def opened(run: RunFolder, shards: ShardSet, count: int = 6) -> tuple[Compared, 
 
 
 @pytest.mark.parametrize("family", LAYERS)
-def test_a_run_is_compared_with_its_frozen_half(
+def test_a_run_is_compared_with_the_base_in_its_folder(
     family: str, runs: dict[str, RunFolder], workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Blocks that see the regions, and what the answer is read from; searched without bounds."""
@@ -107,13 +109,15 @@ def test_what_is_read_is_what_answers_the_examples(family: str, runs: dict[str, 
     if family == "lxmert":
         places = {
             "region.0": whole.vision_hidden_states[-3] * examples.box_mask_BN.unsqueeze(2),
-            "cross.1": torch.cat(
+            "cross.0": torch.cat(
                 [
-                    whole.language_hidden_states[-1] * inputs["attention_mask"].unsqueeze(2),
-                    whole.vision_hidden_states[-1] * examples.box_mask_BN.unsqueeze(2),
+                    whole.language_hidden_states[-2] * inputs["attention_mask"].unsqueeze(2),
+                    whole.vision_hidden_states[-2] * examples.box_mask_BN.unsqueeze(2),
                 ],
                 dim=1,
             ),
+            # No answer is read from the regions behind the last layer.
+            "cross.1": whole.language_hidden_states[-1] * inputs["attention_mask"].unsqueeze(2),
         }
     else:
         lengths_N = inputs["attention_mask"].sum(1) + inputs["visual_attention_mask"].sum(1) + 1
@@ -143,6 +147,21 @@ def test_real_regions_are_sought_and_padding_is_not(family: str, runs: dict[str,
         other[0, 2:] = 7.0
         for layer, before in reader(features, numbers, reader.layers).items():
             assert torch.equal(reader(other, numbers, [layer])[layer], before)
+
+
+def test_a_plain_model_is_asked_as_the_run_it_is_compared_with(
+    runs: dict[str, RunFolder], shards: ShardSet, tmp_path: Path
+) -> None:
+    """In its tokens, and of its length: otherwise the two would read other questions."""
+    compared, examples = opened(runs["lxmert"], shards)
+    plain = tmp_path / "plain"
+    LxmertForQuestionAnswering.from_pretrained(runs["lxmert"].base).save_pretrained(plain)
+    beside = open_compared("pretrained", str(plain), "frozen", shards, compared)
+    asked, wanted = (model.task.collate(examples).inputs["input_ids"] for model in (beside, compared))
+    assert wanted.shape[1] == LONGEST
+    assert torch.equal(asked, wanted)
+    alone = open_compared("pretrained", str(plain), "frozen", shards)
+    assert alone.task.collate(examples).inputs["input_ids"].shape[1] != LONGEST
 
 
 def test_other_questions_about_the_same_pictures_are_another_measurement(

@@ -1,6 +1,7 @@
-"""Models of every picture family are read at their blocks and behind their final norm."""
+"""Models of every picture family are read at their blocks, and where their answer is read from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,12 @@ from transformers import (
 )
 
 from adaptive_ft.analysis.representations import Reader
-from adaptive_ft.commands.compared_models import Compared, open_compared
-from adaptive_ft.commands.measured_inputs import read_examples
 from adaptive_ft.data.reading.choice import DataConfig, open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.errors import UserError
+from adaptive_ft.measured.inputs import read_examples
+from adaptive_ft.measured.models import Compared, open_compared
 from adaptive_ft.subjects.pictures import Pictures
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
@@ -40,7 +41,6 @@ FAMILIES = {
     "dinov2": lambda: Dinov2Model(Dinov2Config(**SIZES, mlp_ratio=1)),
     "clip": clip,
 }
-NORMS = {"clip": "vision_model.post_layernorm"}
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +56,43 @@ def reader_of(compared: Compared, shards: ShardSet) -> Reader:
     return compared.reader(CPU, read_examples(compared.fit(shards), 3))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def fed(compared: Compared, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels for the reader, and what the model makes its input of them."""
+    pixels = torch.rand(3, *reader.input_shape, generator=torch.Generator().manual_seed(1))
+    assert isinstance(compared.subject, Pictures)
+    return pixels, compared.subject.processing.normalisation(255 * pixels)
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2"])
 def test_blocks_and_the_final_norm_are_read(family: str, tmp_path: Path, shards: ShardSet) -> None:
     """The last hidden state of the library is the output of the last block; the norm makes of it what comes after."""
     FAMILIES[family]().save_pretrained(tmp_path / family)
     compared = open_compared("pretrained", str(tmp_path / family), "frozen", shards)
     reader = reader_of(compared, shards)
     assert reader.layers == ("layer.0", "layer.1", "norm")
-    pixels = torch.rand(3, *reader.input_shape, generator=torch.Generator().manual_seed(1))
-    assert isinstance(compared.subject, Pictures)
-    normalised = compared.subject.processing.normalisation(255 * pixels)
+    pixels, normalised = fed(compared, reader)
     with torch.no_grad():
         found = reader(pixels, torch.arange(3), reader.layers)
         hidden = compared.base(pixel_values=normalised, output_hidden_states=True).hidden_states
-        norm = compared.base.get_submodule(NORMS.get(family, f"{family}.layernorm"))
+        norm = compared.base.get_submodule(f"{family}.layernorm")
         assert torch.allclose(found["layer.1"], hidden[2].flatten(1), atol=1e-6)
         assert torch.allclose(found["norm"], norm(hidden[2])[:, 0], atol=1e-6)
     assert found["norm"].shape == (3, 16)
+
+
+def test_of_clip_what_its_classifier_reads_is_read(tmp_path: Path, shards: ShardSet) -> None:
+    """The mean of the patches: the norm behind its class token gets no gradient of an answer."""
+    FAMILIES["clip"]().save_pretrained(tmp_path / "clip")
+    compared = open_compared("pretrained", str(tmp_path / "clip"), "frozen", shards)
+    reader = reader_of(compared, shards)
+    assert reader.layers == ("layer.0", "layer.1", "pooled")
+    pixels, normalised = fed(compared, reader)
+    base: Any = compared.base
+    with torch.no_grad():
+        found = reader(pixels, torch.arange(3), reader.layers)
+        whole = base(pixel_values=normalised, output_hidden_states=True)
+        assert torch.allclose(found["layer.1"], whole.hidden_states[2].flatten(1), atol=1e-6)
+        assert torch.allclose(base.classifier(found["pooled"]), whole.logits, atol=1e-6)
 
 
 def test_a_random_model_is_fed_in_the_same_way_and_drawn_from_its_seed(tmp_path: Path, shards: ShardSet) -> None:
