@@ -89,7 +89,7 @@ run_job() {
     0) rm -rf "$place" ;;
     75) requeue "saved and stopped" ;;
     2) echo "job $job: ended with a sentence for a person (see above); not requeued" ;;
-    *) after_crash "$code" ;;
+    *) after_crash "$code" "$(run_of "$@")" ;;
   esac
   exit "$code"
 }
@@ -105,13 +105,28 @@ code_of_ranks() {
   if [ "$1" -eq 0 ] && ! grep -qx 0 "$place"/codes/* 2>/dev/null; then echo 1; else echo "$1"; fi
 }
 
-# Only crashes are bounded: a job may be preempted, reach its time limit or lose a node as often as it must. What
-# cannot be counted is not repeated.
+# The folder of the run that a command line of train.py names; later words win.
+run_of() {
+  local word last='' folder=runs run=$name
+  for word in "$@"; do
+    case $last in --name) run=$word ;; --output[-_]dir) folder=$word ;; esac
+    case $word in --name=*) run=${word#*=} ;; --output[-_]dir=*) folder=${word#*=} ;; esac
+    last=$word
+  done
+  echo "$folder/$run"
+}
+
+# Only crashes are bounded, and only those since the last whole checkpoint: a job may be preempted, reach its time
+# limit or lose a node as often as it must, and one that comes further between its crashes goes on. What cannot be
+# counted is not repeated. The file holds the count, and the update the run had come to.
 after_crash() {
-  local crashes
-  crashes=$(cat "$crashes_file" 2>/dev/null)
+  local crashes reached saved
+  saved=$(cat "$2/checkpoints/latest" 2>/dev/null)
+  saved=$((10#0${saved//[!0-9]/})) # step_000120; a pointer that moved back is no progress
+  read -r crashes reached <<<"$(cat "$crashes_file" 2>/dev/null)"
+  if [ "$saved" -gt "${reached:-0}" ]; then crashes=0; else saved=${reached:-0}; fi
   crashes=$((${crashes:-0} + 1))
-  if [ "$crashes" -le "$most_crashes" ] && echo "$crashes" >"$crashes_file"; then
+  if [ "$crashes" -le "$most_crashes" ] && echo "$crashes $saved" >"$crashes_file"; then
     requeue "ended with code $1 (crash $crashes, $most_crashes are granted)"
   else
     echo "job $job: ended with code $1, crash $crashes; not requeued (ADAPTIVE_FT_RESTARTS=$most_crashes)"

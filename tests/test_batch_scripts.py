@@ -118,10 +118,16 @@ def end_with(tmp_path: Path) -> Callable[..., str]:
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "x", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NODELIST": "n1"}
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    def run(code: int, restarts: int, granted: int = 2) -> str:
+    def run(code: int, restarts: int, *words: str, granted: int = 2) -> str:
         counts = {"SLURM_RESTART_COUNT": str(restarts), "ADAPTIVE_FT_RESTARTS": str(granted)}
         done = subprocess.run(
-            ["bash", "-c", f'home={REPOSITORY}; . "$home/slurm/environment.sh"; run_job bash -c "exit {code}"'],
+            [
+                "bash",
+                "-c",
+                f'home={REPOSITORY}; . "$home/slurm/environment.sh"; run_job bash -c "exit {code}" "$@"',
+                "x",
+                *words,
+            ],
             env={**outside, **slurm, **counts, "PATH": path},
             cwd=tmp_path,
             capture_output=True,
@@ -143,6 +149,29 @@ def test_only_crashes_are_counted_against_the_restarts(end_with: Callable[..., s
     assert "(crash 2, 2 are granted); requeued" in end_with(9, 7)
     assert "ended with code 9, crash 3; not requeued (ADAPTIVE_FT_RESTARTS=2)" in end_with(9, 8)
     assert "(crash 1, 2 are granted); requeued" in end_with(9, 9), "a person has requeued it"
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("runs/x-7", ()),
+        ("elsewhere/mine", ("--name", "x-7", "--output_dir", "elsewhere", "--name", "mine")),
+        ("elsewhere/mine", ("--name=mine", "--output-dir=elsewhere")),
+    ],
+)
+def test_crashes_of_a_run_that_comes_on_are_not_summed_up(
+    run: str, words: tuple[str, ...], end_with: Callable[..., str], tmp_path: Path
+) -> None:
+    """Only those since the newest checkpoint; one that was lost and written again is no progress."""
+    latest = tmp_path / run / "checkpoints/latest"
+    latest.parent.mkdir(parents=True)
+    for restart, update in enumerate((8, 80, 800)):
+        latest.write_text(f"step_{update:06d}\n")
+        assert "(crash 1, 2 are granted); requeued" in end_with(9, restart, *words)
+    latest.write_text("step_000080\n")
+    assert "(crash 2, 2 are granted); requeued" in end_with(9, 3, *words)
+    latest.write_text("step_000800\n")
+    assert "ended with code 9, crash 3; not requeued" in end_with(9, 4, *words)
 
 
 def test_a_crash_that_cannot_be_counted_is_not_repeated(end_with: Callable[..., str], tmp_path: Path) -> None:
