@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
+from transformers import CONFIG_NAME
 
 from adaptive_ft.build import Run, build, choose_kernels
 from adaptive_ft.checks import check_options
@@ -60,7 +61,7 @@ def prepare_embedded(config: RunConfig, ranks: Ranks, watch: Watchdog | None = N
     """
     name = config.model.name
     # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
-    needs_base = name in PRETRAINING and not ranks.broadcast(Path(name).is_dir())
+    needs_base = name in PRETRAINING and not ranks.broadcast((Path(name) / CONFIG_NAME).is_file())
     if generated_place(config) is None and not needs_base:
         return
     ranks.together(lambda: check_options(config))

@@ -5,7 +5,8 @@ and holds float32 weights, also those of a run in bfloat16.
 """
 
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.pretrained import OWN_BASE
 from adaptive_ft.saving import Restored
+from adaptive_ft.whole_files import no_check
 
 
 def one_decision(restored: Restored) -> str | None:
@@ -27,16 +29,17 @@ def is_mergeable(restored: Restored) -> bool:
     return not restored.model.decisions or one_decision(restored) is not None
 
 
-def export_merged(restored: Restored, destination: Path) -> None:
+def export_merged(restored: Restored, destination: Path, check: Callable[[], None] = no_check) -> None:
     """Write a run's model as a plain Hugging Face model, with its tokenizer or image processor: a base model.
 
-    The restored model is spent afterwards.
+    The restored model is spent afterwards. `check` is called when all has been written, at the last moment before the
+    destination is there, and prevents it by raising.
 
     Raises:
         UserError: the destination is in use; or the strategy decides per input and is not evaluated by its global
             decision, so there is no one set of weights.
     """
-    with _made_whole(destination) as partial:
+    with _made_whole(destination, check) as partial:
         merged: PreTrainedModel = restored.model.merge_and_unload(one_decision(restored))
         merged.save_pretrained(partial)
         restored.subject.save(partial, merged)
@@ -51,7 +54,7 @@ def export_adaptive(restored: Restored, destination: Path) -> None:
     Raises:
         UserError: the destination is in use.
     """
-    with _made_whole(destination) as partial:
+    with _made_whole(destination, no_check) as partial:
         shutil.copytree(restored.place, partial)
         if restored.folder.base.is_dir():
             shutil.copytree(restored.folder.base, partial / OWN_BASE)
@@ -64,14 +67,18 @@ def check_free(destination: Path) -> None:
 
 
 @contextmanager
-def _made_whole(destination: Path) -> Iterator[Path]:
-    """A path beside `destination` that takes its name when everything is in it, and goes when something fails."""
+def _made_whole(destination: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """A path beside `destination` that takes its name when everything is in it, and goes when something fails.
+
+    No other process writes to that path: two that export to one place at a time make two folders, and one is refused.
+    """
     check_free(destination)
-    partial = destination.with_name(f"{destination.name}.unfinished")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = destination.with_name(f"{destination.name}.unfinished-{uuid.uuid4().hex[:8]}")
     try:
         with told_as_failed(f"'{destination}'", destination.parent):
             yield partial
+            check()
+            check_free(destination)
             partial.replace(destination)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -67,19 +67,15 @@ class Trainer:
             StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
         """
         try:
-            with self._own_folder(), self.requests:
-                resumed_at = self._resume()
-                summary = self._finished() or self._run_to_the_end(resumed_at)
+            with self._own_folder():
+                with self.requests:
+                    resumed_at = self._resume()
+                    summary = self._finished() or self._run_to_the_end(resumed_at)
+                self._export()
         finally:
             self.run.train.close()
             if self.recorder:
                 self.recorder.close()
-        destination = self.config.export_to
-        if destination:
-            self.watch.phase("exporting the model")
-            self.ranks.together(self.run.folder.check)
-            # All ranks wait for the files: the next run of this process may start from them.
-            self.ranks.on_main(lambda: export_merged(restore(self.run.folder.path, BEST), Path(destination)))
         return summary
 
     @contextmanager
@@ -87,6 +83,13 @@ class Trainer:
         """Seen to be alive in the run folder; whatever fails because another start has taken it over is told so."""
         with taken_over_told(self.run.folder.generation), self.run.sign:
             yield
+
+    def _export(self) -> None:
+        """All ranks wait for the files: the next run of this process may start from them."""
+        folder, destination = self.run.folder, self.config.export_to
+        if destination:
+            self.watch.phase("exporting the model")
+            self.ranks.on_main(lambda: export_merged(restore(folder.path, BEST), Path(destination), folder.check))
 
     def _finished(self) -> dict[str, Any] | None:
         """The summary where nothing is left to do: then the folder stays as it is."""

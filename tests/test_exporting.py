@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer, LxmertForQuestionAnswering
 from adaptive_ft import AdaptiveModel
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
+from adaptive_ft.engine.generation import TakenOver, next_generation
+from adaptive_ft.engine.living import ALIVE
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.exporting import export_adaptive, export_merged, is_mergeable
@@ -103,6 +106,38 @@ def test_a_run_in_bf16_is_exported_from_its_float32_weights(
     computing = dict(run.engine.module.named_parameters())
     if stage < 3:
         assert all(torch.equal(inside[name].bfloat16(), computing[name].detach().cpu()) for name in inside)
+
+
+def test_of_two_exports_to_one_place_one_is_refused(workplace: Path, tmp_path: Path) -> None:
+    """The other one is whole, whoever comes first: neither writes into, or removes, what the other is writing."""
+    place = tmp_path / "out"
+    slow, fast = (restore(workplace / "runs/pretraining") for _ in range(2))
+    with pytest.raises(UserError, match="is in use: choose a new folder"):
+        export_merged(slow, place, lambda: export_merged(fast, place))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert LxmertForQuestionAnswering.from_pretrained(place)
+    assert AutoTokenizer.from_pretrained(place)
+
+
+def test_a_start_that_is_overtaken_while_it_exports_leaves_nothing(
+    tiny: Tiny, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it is seen alive in its folder; at the rename it finds that the run is another start's."""
+    words = ("--strategy", "standard", "--max_steps", "1", "--export_to", str(tmp_path / "out"))
+    run = build(load_run_config(tiny("exports", *words, "--output_dir", str(tmp_path / "runs"))), ranks)
+    seen, save = [], LxmertForQuestionAnswering.save_pretrained
+
+    def overtaken(*given: Any, **named: Any) -> None:
+        save(*given, **named)
+        if Path(given[1]).name.startswith("out.unfinished"):
+            seen.append((run.folder.path / ALIVE).is_file())
+            next_generation(run.folder.path)
+
+    monkeypatch.setattr(LxmertForQuestionAnswering, "save_pretrained", overtaken)
+    with pytest.raises(TakenOver):
+        Trainer(run).fit()
+    assert seen == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_a_destination_in_use_is_refused(finished_run: RunFolder, tmp_path: Path) -> None:
