@@ -7,6 +7,7 @@ is about to be written there is preceded by a look whether the number still is t
     runs/NAME/generation    "3 5f0c9a1e": the number, and a word that tells two starts at one moment apart
 """
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
 GENERATION = "generation"
+# Before each further try of a read that has failed: a file on a network may be stale or away for a moment.
+PAUSES = (0.2, 0.5, 1.0, 2.0)
 
 
 class TakenOver(UserError):
@@ -81,7 +84,7 @@ def _read(folder: Path) -> tuple[int, str]:
     """Number and word; 0 and nothing where no start has left any."""
     path = folder / GENERATION
     try:
-        number, word = path.read_text(encoding="utf-8").split()
+        number, word = _read_patiently(path).split()
         return int(number), word
     except FileNotFoundError:
         return 0, ""
@@ -92,3 +95,15 @@ def _read(folder: Path) -> tuple[int, str]:
         ) from error
     except ValueError as error:
         raise UserError(f"'{path}' holds no number and word: {error}. Remove it if no run is alive here.") from error
+
+
+def _read_patiently(path: Path) -> str:
+    """The text of a file; what the file system refuses is tried again for some seconds, but not a file that is gone."""
+    for pause in PAUSES:
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause)
+    return path.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The fence around a run folder: only the newest start may write, and a start that was overtaken says so."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_spoilt_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "generation").write_text("three")
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "generation"))):
         next_generation(tmp_path)
+
+
+def test_a_file_system_that_fails_for_a_moment_ends_no_run(tmp_path: Path) -> None:
+    """/proc/self/mem gives a real EIO until the file is there again."""
+    start = next_generation(tmp_path)
+    fence = (tmp_path / "generation").rename(tmp_path / "kept")
+    (tmp_path / "generation").symlink_to("/proc/self/mem")
+    well_again = threading.Timer(0.3, fence.replace, (tmp_path / "generation",))
+    well_again.start()
+    start.check()
+    well_again.join()
+    next_generation(tmp_path)
+    with pytest.raises(TakenOver):
+        start.check()
 
 
 def test_a_failure_behind_the_fence_is_told_as_being_overtaken(tmp_path: Path) -> None:
