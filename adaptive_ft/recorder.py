@@ -174,11 +174,27 @@ def finished_summary(folder: Path, updates: int) -> dict[str, Any] | None:
 
 def show_outcome(folder: Path) -> None:
     """Print the strategy table of the finished runs beside `folder` that were judged on the same data, and where this
-    run's pictures lie.
+    run's pictures lie; whatever becomes of those folders meanwhile, the run has finished.
     """
-    runs = sorted((path.parent for path in folder.parent.glob("*/summary.json")), key=lambda run: run.stat().st_mtime)
-    (own,), _ = read_rows([folder])
-    rows, skipped = read_rows(runs)
-    print("\n" + text_table([row for row in rows if row.val_data == own.val_data], skipped))
+    own, _ = read_rows([folder])
+    rows, skipped = read_rows(sorted(_finished_beside(folder), key=_last_changed))
+    alike = [row for row in rows if [row.val_data] == [mine.val_data for mine in own]]
+    print("\n" + text_table(alike, skipped))
     print(f"pictures   {folder / 'plots'}")
     print(f"evaluate   adaptive-ft eval --checkpoint {folder}")
+
+
+def _finished_beside(folder: Path) -> list[Path]:
+    """The folder of every finished run beside `folder`, as far as they can be listed."""
+    try:
+        return [path.parent for path in folder.parent.glob(f"*/{SUMMARY}")]
+    except OSError:
+        return []
+
+
+def _last_changed(run: Path) -> float:
+    """When something was last made or removed in the folder of a run; 0 where it has just been removed itself."""
+    try:
+        return run.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,32 @@ def test_the_outcome_leaves_out_runs_on_other_data(
     told = capsys.readouterr().out
     assert "alike" in told
     assert "alien" not in told
+
+
+def test_runs_that_are_removed_meanwhile_fail_no_finished_run(
+    summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person clears up beside it, or removes the run itself as its last line comes."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/summary.json").write_text(json.dumps({**summary, "name": "mine"}))
+    clearing = threading.Event()
+
+    def come_and_go() -> None:
+        while not clearing.is_set():
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other/summary.json").write_text("{}")
+            shutil.rmtree(tmp_path / "other")
+
+    person = threading.Thread(target=come_and_go)
+    person.start()
+    for _ in range(200):
+        show_outcome(tmp_path / "mine")
+    clearing.set()
+    person.join()
+    assert capsys.readouterr().out.count("mine  ") >= 200
+    shutil.rmtree(tmp_path / "mine")
+    show_outcome(tmp_path / "mine")
+    assert "pictures   " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("official", "told"), [(0.5, "  official 50.00"), (None, "")])
