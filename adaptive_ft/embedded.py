@@ -9,9 +9,9 @@ The run itself, adapting data/base to the target domain, is recipes/world.yaml. 
 bases (`PRETRAINING`). Real data and real weights take their place by name.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +26,7 @@ from adaptive_ft.data.reading.choice import open_train_and_val
 from adaptive_ft.data.world.config import WorldConfig
 from adaptive_ft.data.world.generate import Progress, generate_world
 from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
+from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.engine.preemption import StoppedOnRequest
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
@@ -86,15 +87,20 @@ def _generate(config: RunConfig, ranks: Ranks) -> None:
 
 
 def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
-    """The run that makes the base of `config`, under the engine of `config`; its batch is that of all ranks together.
+    """The run that makes the base of `config`, under the engine of `config`.
 
-    It goes on from where an interrupted one was, also on another number of ranks.
+    The recipe's batch is that of all ranks together, so that an interrupted run goes on also on another number of
+    ranks. Ranks that do not divide it take the next smaller one that they do, at least an example each: another run.
     """
     base = load_run_config(["--config", str(RECIPES / PRETRAINING[str(config.model.name)])])
     base.ds_config, base.kernels, base.stop_file = config.ds_config, config.kernels, config.stop_file
-    base.per_device_train_batch_size = max(1, base.per_device_train_batch_size // world_size)
+    batch = base.per_device_train_batch_size
+    base.per_device_train_batch_size = max(1, batch // world_size)
     base.resume = "auto"
     print(f"pretraining the base model on the source domain; it is kept in {base.export_to}", flush=True)
+    if batch % world_size:
+        taken = base.per_device_train_batch_size * world_size
+        print(f"{world_size} ranks cannot share a batch of {batch}: this pretraining takes {taken}", flush=True)
     return base
 
 
@@ -107,7 +113,7 @@ def _pretrain(config: RunConfig, ranks: Ranks, watch: Watchdog) -> None:
     if refusal is not None:
         run.train.close()
         run.sign.leave()
-        ranks.on_main(lambda: _remove(run, refusal))
+        ranks.on_main(lambda: _set_aside(run, refusal))
         run = build(pretraining, ranks, watch)
     try:
         Trainer(run).fit()
@@ -121,11 +127,15 @@ def _pretrain(config: RunConfig, ranks: Ranks, watch: Watchdog) -> None:
         raise
 
 
-def _remove(run: Run, refusal: str) -> None:
-    """Nobody but this program makes what lies there, so it need not be kept for a person to decide on."""
+def _set_aside(run: Run, refusal: str) -> None:
+    """Give a run that this one cannot go on with another name: a person may have begun it by hand, and want it."""
     run.folder.check()
-    shutil.rmtree(run.folder.path)
-    print(f"{refusal} It is removed, and the pretraining begun again.", flush=True)
+    path = run.folder.path
+    places = (path.with_name(f"{path.name}-aside-{number}") for number in count(1))
+    kept = next(place for place in places if not place.exists())
+    with told_as_failed(f"'{kept}'", path.parent):
+        path.rename(kept)
+    print(f"{refusal} It is kept as '{kept}', and the pretraining is begun again.", flush=True)
 
 
 def make_world(folder: Path = WORLD, world: WorldConfig | None = None) -> dict[str, Manifest]:

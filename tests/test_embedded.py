@@ -37,11 +37,17 @@ def test_the_recipe_applies_only_where_neither_data_nor_a_config_is_named() -> N
         assert with_embedded_recipe([*plain, *named]) == [*plain, *named]
 
 
-def test_the_base_is_the_same_for_any_number_of_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_the_same_for_any_number_of_ranks_that_divide_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others take the next smaller batch, and say so."""
     monkeypatch.chdir(tmp_path)
     config = RunConfig(ds_config="some.json", kernels="reference", model=ModelConfig(name=str(BASE)))
     batches = {ranks: begin_pretraining(config, ranks).per_device_train_batch_size * ranks for ranks in (1, 2, 4)}
     assert set(batches.values()) == {batches[1]}
+    assert "cannot share" not in capsys.readouterr().out
+    assert begin_pretraining(config, 3).per_device_train_batch_size == batches[1] // 3
+    assert "3 ranks cannot share a batch of 128: this pretraining takes 126" in capsys.readouterr().out
     base = begin_pretraining(config, 2)
     assert (base.ds_config, base.kernels, base.export_to) == ("some.json", "reference", str(BASE))
 
@@ -84,6 +90,7 @@ max_steps: 3
 per_device_train_batch_size: 8
 """
 PRETRAINED = Path("data/pretraining/base")
+ASIDE = "data/pretraining/base-aside"
 
 
 @pytest.fixture
@@ -120,15 +127,18 @@ def test_a_pretraining_that_was_stopped_goes_on(
 def test_a_pretraining_of_another_kind_is_begun_again(
     ranks: Ranks, small_pretraining: RunConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What lies there was written under another ZeRO stage: it is told and removed, and the base is made."""
+    """What lies there was written under another ZeRO stage: it is told and set aside, and the base is made."""
     with pytest.raises(StoppedOnRequest):
         prepare_embedded(small_pretraining, ranks)
     Path("stop").unlink()
+    Path(f"{ASIDE}-1").mkdir()
     small_pretraining.ds_config = str(REPOSITORY / "ds_configs/zero1.json")
     prepare_embedded(small_pretraining, ranks)
     told = capfd.readouterr().out
     assert "was written with a ZeRO stage (--ds_config) of 2, this run has 1" in told
-    assert "begun again" in told
+    assert f"It is kept as '{ASIDE}-2', and the pretraining is begun again." in told
+    assert (Path(f"{ASIDE}-2") / "checkpoints/latest").read_text() == "step_000001\n"
+    assert list(Path(f"{ASIDE}-1").iterdir()) == [], "what lay there before is left alone"
     assert "nothing to resume from" in told
     assert (BASE / "config.json").is_file()
 
