@@ -44,7 +44,8 @@ def test_a_run_without_checkpoint_is_reported_as_far_as_it_goes(
     folder = tmp_path / "young"
     shutil.copytree(finished_run.path, folder, ignore=shutil.ignore_patterns("checkpoints", "summary.json"))
     Command([folder]).run()
-    sentence = f"No examples, and no usage by kind of question: &#39;{folder}&#39; has no best checkpoint."
+    reason = f"&#39;{folder}&#39; has no best checkpoint: it has none at all yet."
+    sentence = f"No examples, and no usage by kind of question: {reason}"
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert sentence in html
     assert "not finished: 1 epochs so far" in html
