@@ -4,28 +4,33 @@ STIR(m2 | m1) = CKA(m2(X), m2(X')), X' inversions of X on m1: m1(X') = m1(X) as 
 after the bar is the one that is inverted, the one before it judges. A matrix of all layers of P against all layers of a
 judge costs one inversion per layer of P, since X' depends on nothing else; every judge reads all its layers in one
 forward pass of X'. So P itself (the baseline within the model), the fine-tuned model, and controls are judges of the
-same inversions.
+same inversions. What each of them makes of the starts of the searches is kept beside: with few images the biased CKA
+of anything stands far above 0, and only what lies above that was found by searching.
 
 Shapes: N images, B images of a batch, L layers; X features of a layer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptive_ft.analysis.measured_images import Images, MeasureConfig
 from adaptive_ft.analysis.measurement_folder import MeasurementFolder, Row
+from adaptive_ft.analysis.repeatable import device_name, repeatable
 from adaptive_ft.analysis.representations import Reader, tensor_bytes
-from adaptive_ft.analysis.similarity import Blocks, alignment
+from adaptive_ft.analysis.similarity import Blocks, alignment, unbiased_alignment
 from adaptive_ft.errors import UserError
 
 Floats = NDArray[np.float64]
+_UNSEARCHED = "unsearched"
 Progress = Callable[[int, int], None]
 """(inverted batches so far, all of them); a layer of a batch counts as one."""
 
@@ -40,10 +45,24 @@ class Stir:
 
 
 @dataclass(frozen=True)
+class Unsearched:
+    """What there is without any search: X' the starts.
+
+    `stir`, `unbiased`: CKA(J_j(X), J_j(X')) of every judge J, both estimators, [L] each: the floor of column j.
+    `residuals` [L, N]: how far the starts are from the target at every layer of P.
+    """
+
+    stir: Mapping[str, Floats]
+    unbiased: Mapping[str, Floats]
+    residuals: Floats
+
+
+@dataclass(frozen=True)
 class Matrices:
     """STIR(J_j | P_i) [L, L] and CKA(P_i(X), J_j(X)) [L, L] of every judge J, and how near each search came.
 
-    `residuals` [L, N]: ||P_i(x') - P_i(x)|| / ||P_i(x)||; where it is large nothing was inverted, and STIR means
+    `unbiased` [L, L]: STIR with the unbiased estimator of CKA, which has no floor; NaN with fewer than four images in a
+    batch. `residuals` [L, N]: ||P_i(x') - P_i(x)|| / ||P_i(x)||; where it is large nothing was inverted, and STIR means
     little.
     """
 
@@ -51,7 +70,9 @@ class Matrices:
     judge_layers: Mapping[str, tuple[str, ...]]
     stir: Mapping[str, Floats]
     rsm: Mapping[str, Floats]
+    unbiased: Mapping[str, Floats]
     residuals: Floats
+    unsearched: Unsearched
 
 
 def stir(
@@ -70,14 +91,15 @@ def stir(
     for reader, layer in zip((m1, m2), layers, strict=True):
         reader.check_layers([layer])
         reader.check_inputs(inputs_N)
-    (of_1, of_2) = (
-        images.blocks(reader, inputs_N, [layer])[layer] for reader, layer in zip((m1, m2), layers, strict=True)
-    )
-    return Stir(
-        m1m2=alignment(of_1, _seen_by((m1, layers[0]), (m2, layers[1]), images)),
-        m2m1=alignment(of_2, _seen_by((m2, layers[1]), (m1, layers[0]), images)),
-        rsm=alignment(of_1, of_2),
-    )
+    with repeatable():
+        (of_1, of_2) = (
+            images.blocks(reader, inputs_N, [layer])[layer] for reader, layer in zip((m1, m2), layers, strict=True)
+        )
+        return Stir(
+            m1m2=alignment(of_1, _seen_by((m1, layers[0]), (m2, layers[1]), images)),
+            m2m1=alignment(of_2, _seen_by((m2, layers[1]), (m1, layers[0]), images)),
+            rsm=alignment(of_1, of_2),
+        )
 
 
 def _seen_by(judge: tuple[Reader, str], inverted: tuple[Reader, str], images: Images) -> Blocks:
@@ -95,11 +117,13 @@ def stir_matrices(
     folder: Path | None = None,
     progress: Progress = lambda done, total: None,
     starts_N: Tensor | None = None,
+    compared: Mapping[str, Any] | None = None,
 ) -> Matrices:
     """STIR(J_j | P_i) of all layers of all judges, with one inversion per layer of `pretrained`.
 
     With a `folder` every finished row is kept in it, and rows that are there are not computed again; the matrices are
-    written there as npz and CSV.
+    written there as npz and CSV. `compared` (names of the models, the images' address, whatever a reader should know)
+    is written beside what the folder is recognised by.
 
     Raises:
         UserError: a judge of another depth, images of another size than a model takes, or a folder that holds another
@@ -109,58 +133,88 @@ def stir_matrices(
     _check_models(pretrained, judges, inputs_N)
     place = None if folder is None else MeasurementFolder(folder)
     if place is not None:
-        place.open(_facts(pretrained, judges, images))
-    rows: dict[int, Row] = {}
-    for number in range(len(pretrained.layers)):
-        held = place.row(number) if place is not None else None
-        if held is not None:
-            rows[number] = held
-    for number, row in _missing_rows(pretrained, judges, images, rows, progress):
-        rows[number] = row
-        if place is not None:
-            place.write_row(number, row)
-    matrices = _matrices(pretrained, judges, [rows[number] for number in range(len(pretrained.layers))])
+        place.open(_facts(pretrained, judges, images), compared or {})
+    measuring = _Measuring(pretrained, judges, images)
+    names = {_row_name(number): number for number in range(len(pretrained.layers))}
+    held = {} if place is None else {name: place.row(name) for name in (_UNSEARCHED, *names)}
+    rows: dict[str, Row] = {name: row for name, row in held.items() if row is not None}
+    with repeatable():
+        for name, row in measuring.missing(rows, progress):
+            rows[name] = row
+            if place is not None:
+                place.write_row(name, row)
+    matrices = _matrices(pretrained, judges, [rows[name] for name in names], rows[_UNSEARCHED])
     if place is not None:
         _write(matrices, place)
     return matrices
 
 
-def _missing_rows(
-    pretrained: Reader, judges: Mapping[str, Reader], images: Images, held: Mapping[int, Row], progress: Progress
-) -> Iterator[tuple[int, Row]]:
-    """The rows that are not there yet, as they are finished."""
-    # A group is done as a whole also where a kill left a part of it: the same copies give the same numbers.
-    groups = list(_groups(range(len(pretrained.layers)), images.config.layers_at_once))
-    missing = [group for group in groups if any(number not in held for number in group)]
-    total = len(pretrained.layers) * images.count
-    done = total - sum(map(len, missing)) * images.count
-    progress(done, total)
-    if not missing:
-        return
+class _Measuring:
+    """The rows of a measurement, and what the models make of the images: read once, and only where a row is missing."""
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
+    def __init__(self, pretrained: Reader, judges: Mapping[str, Reader], images: Images) -> None:
+        self._pretrained, self._judges, self._images = pretrained, judges, images
+
+    @cached_property
+    def _of_pretrained(self) -> Mapping[str, Blocks]:
+        return self._images.blocks(self._pretrained, self._images.inputs_N, self._pretrained.layers)
+
+    @cached_property
+    def _originals(self) -> Mapping[str, Mapping[str, Blocks]]:
+        inputs_N = self._images.inputs_N
+        return {name: self._images.blocks(judge, inputs_N, judge.layers) for name, judge in self._judges.items()}
+
+    def missing(self, held: Mapping[str, Row], progress: Progress) -> Iterator[tuple[str, Row]]:
+        """The rows that are not there yet by name, as they are finished."""
+        if _UNSEARCHED not in held:
+            yield _UNSEARCHED, self._unsearched()
+        # A group is done as a whole also where a kill left a part of it: the same copies give the same numbers.
+        groups = list(_groups(range(len(self._pretrained.layers)), self._images.config.layers_at_once))
+        missing = [group for group in groups if any(_row_name(number) not in held for number in group)]
+        total = len(self._pretrained.layers) * self._images.count
+        done = total - sum(map(len, missing)) * self._images.count
         progress(done, total)
 
-    of_pretrained = images.blocks(pretrained, images.inputs_N, pretrained.layers)
-    originals = {name: images.blocks(judge, images.inputs_N, judge.layers) for name, judge in judges.items()}
-    for group in missing:
-        layers = [pretrained.layers[number] for number in group]
-        found = images.inverted(pretrained, layers, tick)
-        for number, layer in zip(group, layers, strict=True):
-            inverted = found.pop(layer)
-            row = {"residuals": inverted.loss_B.double().cpu().numpy()}
-            for name, judge in judges.items():
-                seen = images.blocks(judge, inverted.inputs_B, judge.layers)
-                row[f"stir-{name}"] = _aligned(originals[name], seen)
-                row[f"rsm-{name}"] = _aligned(originals[name], dict.fromkeys(judge.layers, of_pretrained[layer]))
-            yield number, row
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total)
+
+        for group in missing:
+            layers = [self._pretrained.layers[number] for number in group]
+            found = self._images.inverted(self._pretrained, layers, tick)
+            for number, layer in zip(group, layers, strict=True):
+                inverted = found.pop(layer)
+                row = {"residuals": inverted.loss_B.double().cpu().numpy(), **self._judged(inverted.inputs_B)}
+                for name, judge in self._judges.items():
+                    plain = dict.fromkeys(judge.layers, self._of_pretrained[layer])
+                    row[f"rsm-{name}"] = _aligned(self._originals[name], plain)
+                yield _row_name(number), row
+
+    def _unsearched(self) -> Row:
+        starts_N = self._images.all_starts()
+        residuals_LN = self._images.residuals(self._pretrained, starts_N)
+        return {"residuals": residuals_LN.double().cpu().numpy(), **self._judged(starts_N)}
+
+    def _judged(self, inverted_N: Tensor) -> dict[str, Floats]:
+        """How alike these are to the images, for every layer of every judge: [L] each."""
+        found = {}
+        for name, judge in self._judges.items():
+            seen = self._images.blocks(judge, inverted_N, judge.layers)
+            found[f"stir-{name}"] = _aligned(self._originals[name], seen)
+            found[f"unbiased-{name}"] = _aligned(self._originals[name], seen, unbiased_alignment)
+        return found
 
 
-def _aligned(one: Mapping[str, Blocks], other: Mapping[str, Blocks]) -> Floats:
+def _aligned(
+    one: Mapping[str, Blocks], other: Mapping[str, Blocks], measure: Callable[[Blocks, Blocks], float] = alignment
+) -> Floats:
     """The similarity of every layer of both: [L]."""
-    return np.array([alignment(one[layer], other[layer]) for layer in one])
+    return np.array([measure(one[layer], other[layer]) for layer in one])
+
+
+def _row_name(number: int) -> str:
+    return f"{number:03d}"
 
 
 def _groups(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -186,6 +240,9 @@ def _facts(pretrained: Reader, judges: Mapping[str, Reader], images: Images) -> 
         "images": {"shape": tuple(images.inputs_N.shape), "hash": _hash(images.inputs_N)},
         "starts": None if starts is None else _hash(starts),
         "settings": asdict(images.config),
+        # Other devices and versions round otherwise: their rows are not mixed.
+        "device": device_name(images.inputs_N.device),
+        "torch": str(torch.__version__),
     }
 
 
@@ -193,7 +250,7 @@ def _hash(values: Tensor) -> str:
     return xxhash.xxh3_128_hexdigest(tensor_bytes(values))
 
 
-def _matrices(pretrained: Reader, judges: Mapping[str, Reader], rows: Sequence[Row]) -> Matrices:
+def _matrices(pretrained: Reader, judges: Mapping[str, Reader], rows: Sequence[Row], unsearched: Row) -> Matrices:
     def stacked(name: str) -> Floats:
         return np.stack([row[name] for row in rows])
 
@@ -202,18 +259,28 @@ def _matrices(pretrained: Reader, judges: Mapping[str, Reader], rows: Sequence[R
         judge_layers={name: judge.layers for name, judge in judges.items()},
         stir={name: stacked(f"stir-{name}") for name in judges},
         rsm={name: stacked(f"rsm-{name}") for name in judges},
+        unbiased={name: stacked(f"unbiased-{name}") for name in judges},
         residuals=stacked("residuals"),
+        unsearched=Unsearched(
+            stir={name: unsearched[f"stir-{name}"] for name in judges},
+            unbiased={name: unsearched[f"unbiased-{name}"] for name in judges},
+            residuals=unsearched["residuals"],
+        ),
     )
 
 
 def _write(matrices: Matrices, place: MeasurementFolder) -> None:
     """Matrices as npz and as tables."""
     arrays: dict[str, NDArray[Any]] = {"layers": np.array(matrices.layers), "residuals": matrices.residuals}
-    for kind, by_judge in (("stir", matrices.stir), ("rsm", matrices.rsm)):
+    for kind, by_judge in (("stir", matrices.stir), ("rsm", matrices.rsm), ("unbiased", matrices.unbiased)):
         for name, matrix_LL in by_judge.items():
             arrays[f"{kind}-{name}"] = matrix_LL
             rows = dict(zip(matrices.layers, matrix_LL, strict=True))
             place.write_table(f"{kind}-{name}", matrices.judge_layers[name], rows)
+    for name in matrices.stir:
+        arrays[f"unsearched-{name}"] = matrices.unsearched.stir[name]
+        arrays[f"unsearched-unbiased-{name}"] = matrices.unsearched.unbiased[name]
+    arrays["unsearched-residuals"] = matrices.unsearched.residuals
     numbers = tuple(map(str, range(matrices.residuals.shape[1])))
     place.write_table("residuals", numbers, dict(zip(matrices.layers, matrices.residuals, strict=True)))
     place.write_arrays(arrays)

@@ -4,6 +4,7 @@ Figures are built without pyplot, so that drawing touches no state of the progra
 Shapes: L layers.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ _LINES = ("#3b528b", "#d1495b", "#5c8a4f", "#8d6a9f")
 _BARS = "#f0c9a0"
 _SMALL, _NORMAL = 7.5, 9.0
 _DPI = 160
+_NOTE_WIDTH = 110  # characters of a line below the figure
 
 
 def stir_heatmaps(stir: Mapping[str, Floats], layers: Sequence[str], inverted: str) -> Figure:
@@ -52,11 +54,16 @@ def stir_heatmaps(stir: Mapping[str, Floats], layers: Sequence[str], inverted: s
 
 
 def retention_and_usage(
-    by_layer: Mapping[str, Floats], layers: Sequence[str], tuned: Mapping[str, float], note: str
+    by_layer: Mapping[str, Floats],
+    layers: Sequence[str],
+    tuned: Mapping[str, float],
+    notes: Sequence[str],
+    unsearched_L: Floats,
 ) -> Figure:
     """Lines of shared invariance by layer, one per judge, above bars of the share of tuned components.
 
-    by_layer: {judge: diagonal [L]}, the fine-tuned model first; tuned: {layer: share}, empty where nothing is gated.
+    by_layer: {judge: diagonal [L]}, the fine-tuned model first; tuned: {layer: share}, empty where nothing is gated;
+    notes: lines of the caption; unsearched_L: what the fine-tuned judge gives for the starts, the floor.
     """
     figure = _empty_figure(max(6.5, 2.5 + 0.45 * len(layers)), 3.9)
     axis = figure.subplots()
@@ -68,10 +75,13 @@ def retention_and_usage(
             values_L, color=colour, linewidth=2, marker="o", markersize=4, markeredgecolor="white", zorder=3,
             label=f"STIR({judge} | pretrained)",
         )  # fmt: skip
+    axis.plot(unsearched_L, color=_FAINT, linewidth=1.2, linestyle=":", zorder=2, label="fine-tuned, without a search")
     axis.set_xticks(np.arange(len(layers)), _short(layers))
-    axis.set_ylim(0, 1.02)
+    # The biased estimator lies between 0 and 1, the unbiased one may lie below.
+    axis.set_ylim(min(0.0, float(np.nanmin([unsearched_L, *by_layer.values()]))), 1.02)
     axis.set_title("Invariances retained, and what was tuned", loc="left", fontsize=11, color=_INK, fontweight="bold")
-    axis.set_xlabel(f"layer{chr(10)}{note}", fontsize=_SMALL, color=_FAINT)
+    lines = [line for note in notes for line in textwrap.wrap(note, _NOTE_WIDTH)]
+    axis.set_xlabel("\n".join(("layer", *lines)), fontsize=_SMALL, color=_FAINT)
     _plain(axis)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=_SMALL, labelcolor=_INK)
     return figure

@@ -37,6 +37,8 @@ def summary(matrices: Matrices, tuned: Mapping[str, float], back: Matrices | Non
         "within_pretrained": plain(retention(matrices.stir[PRETRAINED])),
         "control": CONTROL if CONTROL in matrices.stir else RANDOM,
         "control_retention": plain(against.control),
+        "unsearched": plain(matrices.unsearched.stir[FINE_TUNED]),
+        "unbiased": _unbiased(matrices),
         "transferred": plain(against.transferred),
         "stir": {
             "m1m2": plain(retention(fine_tuned)),
@@ -50,9 +52,31 @@ def summary(matrices: Matrices, tuned: Mapping[str, float], back: Matrices | Non
             centre_of_mass(matrices.stir[PRETRAINED], matrices.stir[RANDOM], blocks)
         ),
         "median_residual": plain(np.median(matrices.residuals, axis=1)),
+        "median_starting_residual": plain(np.median(matrices.unsearched.residuals, axis=1)),
         "tuned_share": dict(tuned),
         "usage_against_forgetting": usage_against_forgetting(matrices, tuned),
     }
+
+
+def _unbiased(matrices: Matrices) -> dict[str, list[float | None]]:
+    """The same diagonals with the estimator that has no floor, and what it gives without a search."""
+    names = {"retention": FINE_TUNED, "within_pretrained": PRETRAINED}
+    names["control_retention"] = CONTROL if CONTROL in matrices.stir else RANDOM
+    found = {told: plain(retention(matrices.unbiased[judge])) for told, judge in names.items()}
+    return {**found, "unsearched": plain(matrices.unsearched.unbiased[FINE_TUNED])}
+
+
+def compared_told(compared: Mapping[str, Any]) -> str:
+    """What was compared, in one line: names of the models (with policy and checkpoint of a run), images, device."""
+    roles = [role for role in (FINE_TUNED, PRETRAINED, CONTROL) if role in compared]
+    models = [f"{role} {_model_told(compared[role])}" for role in roles]
+    return " · ".join((*models, f"{compared['images']} of {compared['shards']}", compared["device"]))
+
+
+def _model_told(model: Mapping[str, Any]) -> str:
+    if "policy" not in model:
+        return str(model["name"])
+    return f"{model['name']} (policy {model['policy']}, {model['checkpoint']})"
 
 
 def usage_against_forgetting(matrices: Matrices, tuned: Mapping[str, float]) -> dict[str, Any] | None:
@@ -79,16 +103,19 @@ def correlation_told(found: Mapping[str, Any] | None) -> str:
 def table(found: Mapping[str, Any], matrices: Matrices, tuned: Mapping[str, float]) -> list[str]:
     """One line per layer."""
     back = found["stir"]["m2m1"]
-    named = f"{'retained':>9} {'within':>7} {found['control']:>8} {'strongest':>10} {'residual':>9} {'tuned':>6}"
+    named = f"{'retained':>9} {'within':>7} {found['control']:>8} {'unsearched':>10}"
+    named += f" {'strongest':>10} {'residual':>9} {'tuned':>6}"
     named += "" if back is None else f" {'back':>6}"
     rows = [f"{'layer':<10} {named}"]
     for number, layer in enumerate(matrices.layers):
         share = f"{100 * tuned[layer]:.0f} %" if layer in tuned else "–"
         strongest = found["strongest_layer"][number] if number < len(found["strongest_layer"]) else "–"
-        columns = [found[name][number] for name in ("retention", "within_pretrained", "control_retention")]
-        kept, within, control = map(_digits, columns)
+        columns = [
+            found[name][number] for name in ("retention", "within_pretrained", "control_retention", "unsearched")
+        ]
+        kept, within, control, start = map(_digits, columns)
         residual = found["median_residual"][number]
-        line = f"{layer:<10} {kept:>9} {within:>7} {control:>8} {strongest:>10} {residual:>9.3f} {share:>6}"
+        line = f"{layer:<10} {kept:>9} {within:>7} {control:>8} {start:>10} {strongest:>10} {residual:>9.3f} {share:>6}"
         rows.append(line if back is None else f"{line} {_digits(back[number]):>6}")
     return rows
 

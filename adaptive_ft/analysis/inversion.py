@@ -22,7 +22,8 @@ from adaptive_ft.analysis.representations import Reader
 from adaptive_ft.errors import UserError
 
 Start = Literal["noise", "same_noise", "uniform", "white", "black", "flipped"]
-"""Gaussian noise per input, the same for all, uniform in the range, its ends, or the inputs in reverse order."""
+"""Gaussian noise per input, the same for all, uniform in the range, its ends, or the inputs in reverse order (where
+their count is odd, the middle one begins at the first)."""
 Step = Callable[[Tensor, Tensor], Tensor]
 """(inputs [B, ...], gradients [B, ...]) -> the next inputs, before they are clamped."""
 
@@ -119,7 +120,7 @@ def start_inputs(inputs_N: Tensor, numbers_B: Tensor, config: InversionConfig) -
     """
     shape, like = inputs_N.shape[1:], inputs_N[:0]
     if config.start == "flipped":
-        return config.clamped(inputs_N[len(inputs_N) - 1 - numbers_B.to(inputs_N.device)])
+        return config.clamped(inputs_N[_opposite(numbers_B.to(inputs_N.device), len(inputs_N))])
     if config.start in ("white", "black"):
         level = config.high if config.start == "white" else config.low
         return like.new_full((len(numbers_B), *shape), float(level or 0.0))
@@ -154,6 +155,12 @@ def invert(
         best, least = _better(best, least, inputs, _losses(reader, targets, inputs, numbers))
     parts = zip(best.split(len(starts_B)), least.split(len(starts_B)), strict=True)
     return {layer: Inverted(*part) for layer, part in zip(layers, parts, strict=True)}
+
+
+def _opposite(numbers_B: Tensor, count: int) -> Tensor:
+    """The number from the other end; the middle one of an odd count, which would begin at its own target, gets 0."""
+    opposite_B = count - 1 - numbers_B
+    return torch.where(opposite_B == numbers_B, 0, opposite_B)
 
 
 def _losses(reader: Reader, targets: Mapping[str, Tensor], inputs: Tensor, numbers: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """The folder of one measurement: what it measures, every finished row, and the whole matrices when all are there.
 
-measurement.json        what is measured: models, layers, images, settings; another measurement is refused
-rows/NUMBER.npz         one row: an inverted layer against all layers of all judges; there whole or not at all
+measurement.json        what is measured: models, layers, images, settings, device; another measurement is refused.
+                        "compared" in it says by which names: the same weights under another name are the same
+rows/NAME.npz           one row: an inverted layer (000, 001, ...) against all layers of all judges, or what the judges
+                        make of the starts (unsearched); there whole or not at all
 matrices.npz            all matrices
-stir-JUDGE.csv, rsm-JUDGE.csv, residuals.csv    the same as tables, layer names in the first line and column
+stir-JUDGE.csv, rsm-JUDGE.csv, unbiased-JUDGE.csv, residuals.csv    the same as tables, layer names in the first line
+                        and column
 """
 
 import csv
@@ -26,6 +29,7 @@ Floats = NDArray[np.float64]
 Row = Mapping[str, Floats]
 """What a row holds, by name."""
 _FACTS = "measurement.json"
+_COMPARED = "compared"
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class MeasurementFolder:
 
     path: Path
 
-    def open(self, facts: dict[str, Any]) -> None:
-        """Take the folder for the measurement of these facts, or go on with it.
+    def open(self, facts: Mapping[str, Any], compared: Mapping[str, Any]) -> None:
+        """Take the folder for the measurement of these facts, or go on with it; `compared` is told beside them.
 
         Raises:
             UserError: another measurement lies there, or facts that cannot be read.
@@ -43,22 +47,24 @@ class MeasurementFolder:
         file = self.path / _FACTS
         if file.is_file():
             self._compare(facts, file)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise UserError(f"'{self.path}' is in use by something else: choose a new folder for the measurement.")
-        (self.path / "rows").mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(facts, indent=1))
+        # The facts come first: from then on the folder says whose it is.
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({**facts, _COMPARED: compared}, indent=1))
+        self._rows.mkdir(exist_ok=True)
 
-    def row(self, number: int) -> Row | None:
+    def row(self, name: str) -> Row | None:
         """A finished row, or None; one that cannot be read counts as not there and is measured again."""
         try:
-            with np.load(self._row_file(number), allow_pickle=False) as held:
-                return {name: held[name] for name in held.files}
+            with np.load(self._row_file(name), allow_pickle=False) as held:
+                return {part: held[part] for part in held.files}
         except (FileNotFoundError, BadZipFile, zlib.error, ValueError, EOFError):
             return None
 
-    def write_row(self, number: int, row: Row) -> None:
+    def write_row(self, name: str, row: Row) -> None:
         """Keep a finished row."""
-        write_whole(self._row_file(number), npz(row))
+        write_whole(self._row_file(name), npz(row))
 
     def write_table(self, name: str, header: tuple[str, ...], rows: Mapping[str, Floats]) -> None:
         """Write NAME.csv: the header after an empty corner, and per row its name and numbers."""
@@ -72,22 +78,34 @@ class MeasurementFolder:
         """Write matrices.npz."""
         write_whole(self.path / "matrices.npz", npz(arrays))
 
-    def _compare(self, facts: dict[str, Any], file: Path) -> None:
+    def _compare(self, facts: Mapping[str, Any], file: Path) -> None:
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"'{file}' cannot be read ({error}): choose a new folder, or remove this one.") from error
         # Facts go through JSON once, which makes lists of tuples.
         wanted = json.loads(json.dumps(facts))
-        other = [name for name in wanted if not isinstance(held, dict) or held.get(name) != wanted[name]]
+        held = held if isinstance(held, dict) else {}
+        # Both ways round: a control that was measured and is not asked for is another measurement, too.
+        names = dict.fromkeys((*wanted, *held))
+        other = [name for name in names if name != _COMPARED and held.get(name) != wanted.get(name)]
         if other:
             raise UserError(
                 f"'{self.path}' holds another measurement (its {', '.join(other)} differ): choose a new folder, or"
                 " repeat the options it was begun with."
             )
 
-    def _row_file(self, number: int) -> Path:
-        return self.path / "rows" / f"{number:03d}.npz"
+    @property
+    def _rows(self) -> Path:
+        return self.path / "rows"
+
+    def _row_file(self, name: str) -> Path:
+        return self._rows / f"{name}.npz"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Not the facts themselves, which a kill left under the name they are written by."""
+    return not (path.name.startswith(f".{_FACTS}.") and path.name.endswith(".tmp"))
 
 
 def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

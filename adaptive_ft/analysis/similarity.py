@@ -1,7 +1,9 @@
 """How alike two representations of the same examples are: centred kernel alignment (CKA), batch by batch.
 
 CKA(X, Y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K and L the Gram matrices of X and Y: 1 for representations
-that are equal up to rotation and scale, 0 for independent ones (Kornblith et al., ICML 2019). All sums are float64,
+that are equal up to rotation and scale, 0 for independent ones (Kornblith et al., ICML 2019). So it is with many
+examples: the biased estimator has a floor that falls with their number and stands far above 0 where features outnumber
+them, since all pairs of examples are then about equally far apart. The unbiased one has none. All sums are float64,
 whatever type the representations have. A representation whose examples are all equal has no CKA: NaN.
 
 Shapes: N examples, B examples of a batch, X and Y features.
@@ -34,6 +36,10 @@ class Summary(Protocol):
     def blocks(self) -> Blocks:
         """The centred Gram matrices of all that was added; two summaries of the same batches go into `alignment`."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """What is held until `blocks` is asked for."""
+
 
 class WholeGram:
     """One Gram matrix of all examples, for the biased estimator: HSIC = <HKH, HLH> / (n - 1)^2, H = 1 - 11'/n.
@@ -48,6 +54,11 @@ class WholeGram:
     def update(self, features_B: Tensor) -> None:
         """Keep a batch."""
         self._features.append(features_B.detach().flatten(1))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Those of all features so far."""
+        return _bytes(self._features)
 
     def blocks(self) -> Blocks:
         """One matrix; the constant (n - 1)^2 cancels in CKA and is left out."""
@@ -78,47 +89,16 @@ class BatchGrams:
         # The examples' weight n and the estimator's 1 / (n (n - 3)), half of it to either side of the product.
         self._blocks.append(u_centred(self._kernel(features_B.detach().flatten(1))) / (n - 3) ** 0.5)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Those of the matrices so far."""
+        return _bytes(self._blocks)
+
     def blocks(self) -> Blocks:
         """One matrix per batch."""
         if not self._blocks:
             raise ValueError("nothing was added yet: a similarity needs examples")
         return self._blocks
-
-
-class LinearSums:
-    """Linear CKA of narrow representations of any number of examples: only sums over them are kept.
-
-    ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred features, Frobenius norms: the biased estimator in another order. The
-    sums are X x X, X x Y and Y x Y, so features should be fewer than examples.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def update(self, x_BX: Tensor, y_BY: Tensor) -> None:
-        """Add a batch of both; raises ValueError for different numbers of examples."""
-        both = _same_examples(x_BX.detach().flatten(1).double(), y_BY.detach().flatten(1).double())
-        if not self._count:
-            # Sums around a point near the mean lose no digits to it.
-            self._centres = [side.mean(0) for side in both]
-            self._sums = [torch.zeros_like(centre) for centre in self._centres]
-            self._products = [side.new_zeros(side.shape[1], other.shape[1]) for side, other in _pairs(both)]
-        moved = [side - centre for side, centre in zip(both, self._centres, strict=True)]
-        for total, side in zip(self._sums, moved, strict=True):
-            total += side.sum(0)
-        for total, (side, other) in zip(self._products, _pairs(moved), strict=True):
-            total += side.T @ other
-        self._count += len(moved[0])
-
-    def value(self) -> float:
-        """The CKA of all that was added."""
-        if not self._count:
-            raise ValueError("nothing was added yet: a similarity needs examples")
-        xx, xy, yy = (
-            (product - torch.outer(left, right) / self._count).norm()
-            for product, (left, right) in zip(self._products, _pairs(self._sums), strict=True)
-        )
-        return _ratio((xy**2).item(), (xx * yy).item())
 
 
 class CKA:
@@ -182,12 +162,6 @@ def u_centred(gram_NN: Tensor) -> Tensor:
     return centred_NN.fill_diagonal_(0)
 
 
-def unbiased_hsic(k_NN: Tensor, l_NN: Tensor) -> float:
-    """(tr(KL) + 1'K1 1'L1 / ((n-1)(n-2)) - 2 1'KL1 / (n-2)) / (n (n-3)), K and L with zeros on the diagonal."""
-    n = len(k_NN)
-    return ((u_centred(k_NN) * u_centred(l_NN)).sum() / (n * (n - 3))).item()
-
-
 def alignment(x: Blocks, y: Blocks) -> float:
     """sum_b <X_b, Y_b> / sqrt(sum_b <X_b, X_b> sum_b <Y_b, Y_b>) over centred Gram matrices of the same examples.
 
@@ -197,6 +171,13 @@ def alignment(x: Blocks, y: Blocks) -> float:
         raise ValueError(f"blocks of {[len(block) for block in x]} and {[len(block) for block in y]} examples")
     xy, xx, yy = (_inner(*sides) for sides in ((x, y), (x, x), (y, y)))
     return _ratio(xy, (xx * yy) ** 0.5)
+
+
+def unbiased_alignment(x: Blocks, y: Blocks) -> float:
+    """The same with the unbiased estimator, from blocks of either: U-centring takes the same from a centred matrix as
+    from the one it was made of. NaN for blocks of fewer than four examples; may lie below 0.
+    """
+    return alignment([u_centred(block) for block in x], [u_centred(block) for block in y])
 
 
 SIMILARITIES: Mapping[str, Callable[[], Summary]] = {
@@ -228,9 +209,8 @@ def _same_examples(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _pairs(both: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    x, y = both
-    return [(x, x), (x, y), (y, y)]
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _inner(x: Blocks, y: Blocks) -> float:

@@ -4,11 +4,11 @@ Shapes: N examples, L layers.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from adaptive_ft.analysis.invariance_summary import (
     FINE_TUNED,
     PRETRAINED,
     RANDOM,
+    compared_told,
     correlation_told,
     summary,
     table,
@@ -36,6 +37,7 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.measured.inputs import read_examples, varied_inputs
 from adaptive_ft.measured.models import NETWORK, Compared, is_run, open_base, open_compared
+from adaptive_ft.measured.named import named_model, surroundings
 from adaptive_ft.measured.trackers import late_trackers
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.tracking import Progress, quiet_libraries
@@ -102,14 +104,15 @@ class Command:
         examples = read_examples(models[PRETRAINED].fit(shards), self.images)
         judges = {name: model.reader(device, examples) for name, model in models.items()}
         inputs = varied_inputs(examples).to(device)
+        compared = self._compared(models[FINE_TUNED], shards, len(inputs), device)
         with Shown() as shown:
-            matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.place, shown)
+            matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.place, shown, compared=compared)
         back = self._back(judges, inputs, config) if self.both_ways else None
         tuned, unknown = self._tuned(models[FINE_TUNED])
-        found = {"images": len(inputs), **summary(matrices, tuned, back)}
+        found = {"images": len(inputs), "compared": compared, **summary(matrices, tuned, back)}
         write_whole(self.place / "summary.json", json.dumps(found, indent=1))
         note = unknown or correlation_told(found["usage_against_forgetting"])
-        figures = self._figures(matrices, back, tuned, note)
+        figures = self._figures(matrices, back, tuned, (note, compared_told(compared)))
         places = (f"figure     {self.place / FIGURE}.png", f"beside it  matrices, summary.json, {MATRICES}.png")
         print("\n".join((*table(found, matrices, tuned), note, *places)), flush=True)
         for tracker in later:
@@ -125,8 +128,8 @@ class Command:
         return RunFolder(Path(self.finetuned))
 
     def _config(self, shards: ShardSet) -> MeasureConfig:
-        if self.images < 2:
-            raise UserError(f"--images is {self.images}: a similarity compares examples, so give at least two.")
+        if self.images < 4:
+            raise UserError(f"--images is {self.images}: a similarity compares examples, so give at least four.")
         bounds = (0.0, 1.0) if shards.manifest.content == LABELLED_PICTURES else (None, None)
         low, high = self.range or bounds
         search = InversionConfig(self.iterations, self.step, self.optimizer, self.start, low, high, self.seed)
@@ -160,6 +163,17 @@ class Command:
         models[RANDOM] = pretrained.at_random(self.seed)
         return models
 
+    def _compared(self, run: Compared, shards: ShardSet, count: int, device: torch.device) -> dict[str, Any]:
+        """What is measured, by name; `run` names the base where --pretrained does not."""
+        base = self.pretrained or run.config.model.name or f"the base of {self.finetuned}"
+        named = {
+            FINE_TUNED: named_model(self.finetuned, self.policy),
+            PRETRAINED: named_model(base, "frozen"),
+        }
+        if self.control is not None:
+            named[CONTROL] = named_model(self.control, self.control_policy)
+        return {**named, **surroundings(shards, count, device)}
+
     def _back(self, judges: Mapping[str, Reader], inputs_N: Tensor, config: MeasureConfig) -> Matrices:
         """The matrices of inversions on the fine-tuned model, judged by the pretrained one and by itself."""
         both = {name: judges[name] for name in (PRETRAINED, FINE_TUNED)}
@@ -181,11 +195,13 @@ class Command:
             return tuned_by_layer(file), ""
         return {}, f"no rank correlation of tuned share and forgetting: {reason}"
 
-    def _figures(self, matrices: Matrices, back: Matrices | None, tuned: Mapping[str, float], note: str) -> list[Path]:
+    def _figures(
+        self, matrices: Matrices, back: Matrices | None, tuned: Mapping[str, float], notes: Sequence[str]
+    ) -> list[Path]:
         """Draw the matrices, and the diagonals above the usage; where they lie."""
         by_layer = {name: retention(matrix_LL) for name, matrix_LL in matrices.stir.items()}
         figures = {
-            FIGURE: retention_and_usage(by_layer, matrices.layers, tuned, note),
+            FIGURE: retention_and_usage(by_layer, matrices.layers, tuned, notes, matrices.unsearched.stir[FINE_TUNED]),
             MATRICES: stir_heatmaps(matrices.stir, matrices.layers, PRETRAINED),
         }
         if back is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptive_ft.analysis.representations import Read, Tap
+from adaptive_ft.analysis.representations import Read, Tap, class_token
 from adaptive_ft.data.format.manifest import LABELLED_PICTURES
 from adaptive_ft.errors import UserError
 from adaptive_ft.measured.inputs import Feeding
@@ -82,7 +82,7 @@ def _behind(anatomy: Anatomy, base: nn.Module, content: str) -> dict[str, Tap]:
     inside = {id(module) for block in anatomy.blocks for module in base.get_submodule(block.path).modules()}
     for name, module in backbone.named_modules():
         if name.rpartition(".")[2] == FINAL_NORM and id(module) not in inside:
-            return {NORM: Tap(module, _class_token)}
+            return {NORM: Tap(module, class_token)}
     raise UserError(f"A {type(backbone).__name__} has no final norm to read: only models of pictures are compared.")
 
 
@@ -101,8 +101,3 @@ def _mean_of_patches(output: Any) -> Tensor:
     """[B, E], the mean of the last hidden state [B, 1 + P, E] without the class token."""
     found: Tensor = output.last_hidden_state[:, 1:].mean(dim=1)
     return found
-
-
-def _class_token(output: Tensor) -> Tensor:
-    """[B, X] of [B, P, X]."""
-    return output[:, 0]

@@ -111,8 +111,26 @@ def test_twelve_blocks_cost_thirteen_inversions_and_one_pass_of_the_judge_each()
     assert searched == [layer for layer in pretrained.layers for _ in range(3)]
     assert len(pretrained.layers) == 13
     assert of_judge.searching == []
-    assert of_judge.looking == [judge.layers] * 14  # the images, then each layer's inversions
+    assert of_judge.looking == [judge.layers] * 15  # the images, the starts, then each layer's inversions
     assert found.stir["fine-tuned"].shape == found.rsm["fine-tuned"].shape == (13, 13)
+
+
+def test_what_there_is_without_a_search_is_kept_beside_it() -> None:
+    """The floor of every judge, and how far the starts are: equal to plain numpy; a search lies above and nearer."""
+    models, x, starts = (perceptron(1), perceptron(2)), images(11), 3 * images(11, seed=8) - 1
+    pretrained, judge = map(reader_of, models)
+    found = stir_matrices(pretrained, {"pretrained": pretrained, "fine-tuned": judge}, x, CONFIG, starts_N=starts)
+    plain, start = (values.flatten(1).double().numpy() for values in (x, starts.clamp(0, 1)))
+    for name, model in zip(("pretrained", "fine-tuned"), models, strict=True):
+        pairs = zip(numpy_layers(model, plain), numpy_layers(model, start), strict=True)
+        assert found.unsearched.stir[name] == pytest.approx([numpy_cka(*pair) for pair in pairs], abs=1e-6)
+        assert (found.unsearched.unbiased[name] < found.unsearched.stir[name] - 0.1).all()
+        assert (found.unbiased[name] < found.stir[name]).all()
+    pairs = zip(numpy_layers(models[0], start), numpy_layers(models[0], plain), strict=True)
+    far = [np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1) for a, b in pairs]
+    assert found.unsearched.residuals == pytest.approx(np.array(far), abs=1e-5)
+    assert (found.residuals < found.unsearched.residuals).all()
+    assert (retention(found.stir["pretrained"]) > found.unsearched.stir["pretrained"] + 0.05).all()
 
 
 def test_a_matrix_holds_what_single_measurements_give() -> None:
@@ -136,7 +154,7 @@ def test_a_measurement_that_was_cut_off_goes_on_to_the_same_numbers(tmp_path: Pa
     if layers_at_once < 3:
         with pytest.raises(KeyboardInterrupt):
             measured(tmp_path / "cut", cut, judge, config)
-        assert len(list((tmp_path / "cut/rows").iterdir())) == layers_at_once
+        assert len(list((tmp_path / "cut/rows").iterdir())) == 1 + layers_at_once  # and what there is without a search
     again, passes = counted(pretrained)
     resumed = measured(tmp_path / "cut", again, judge, config)
     groups_left = {1: 2, 2: 1, 3: 1}[layers_at_once]
@@ -172,8 +190,14 @@ def test_the_matrices_are_kept_as_npz_and_as_tables(tmp_path: Path) -> None:
     with np.load(tmp_path / "matrices.npz") as held:
         assert held["layers"].tolist() == ["block.0", "block.1"]
         assert np.array_equal(held["stir-fine-tuned"], found.stir["fine-tuned"])
-        assert held["residuals"].shape == (2, 11)
-    for kind, matrix in (("stir", found.stir["fine-tuned"]), ("rsm", found.rsm["fine-tuned"])):
+        assert held["residuals"].shape == held["unsearched-residuals"].shape == (2, 11)
+        assert np.array_equal(held["unsearched-fine-tuned"], found.unsearched.stir["fine-tuned"])
+        assert np.array_equal(held["unsearched-unbiased-fine-tuned"], found.unsearched.unbiased["fine-tuned"])
+    for kind, matrix in (
+        ("stir", found.stir["fine-tuned"]),
+        ("rsm", found.rsm["fine-tuned"]),
+        ("unbiased", found.unbiased["fine-tuned"]),
+    ):  # fmt: skip
         header, *rows = csv.reader((tmp_path / f"{kind}-fine-tuned.csv").read_text().splitlines())
         assert header == ["", "block.0", "block.1"]
         assert [row[0] for row in rows] == ["block.0", "block.1"]
@@ -207,13 +231,43 @@ def test_another_measurement_in_the_folder_is_refused_and_named(tmp_path: Path) 
         measured(tmp_path / "m", pretrained, judge, replace(CONFIG, batch_size=4))
     with pytest.raises(UserError, match=r"\(its judge fine-tuned differ\)"):
         measured(tmp_path / "m", pretrained, reader_of(perceptron(3)))
+    with pytest.raises(UserError, match=r"\(its judge control differ\)"):
+        stir_matrices(pretrained, {"fine-tuned": judge, "control": judge}, images(11), CONFIG, tmp_path / "m")
+    for fact in ("device", "torch"):
+        facts = json.loads((tmp_path / "m/measurement.json").read_text())
+        (tmp_path / "m/measurement.json").write_text(json.dumps({**facts, fact: "another"}))
+        with pytest.raises(UserError, match=rf"\(its {fact} differ\)"):
+            measured(tmp_path / "m", pretrained, judge)
+        (tmp_path / "m/measurement.json").write_text(json.dumps(facts))
     (tmp_path / "m/measurement.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         measured(tmp_path / "m", pretrained, judge)
+    both = {"fine-tuned": judge, "control": pretrained}
+    first = stir_matrices(pretrained, both, images(11), CONFIG, tmp_path / "with")
+    with pytest.raises(UserError, match=r"\(its judge control differ\)"):
+        measured(tmp_path / "with", pretrained, judge)
+    again = stir_matrices(pretrained, both, images(11), CONFIG, tmp_path / "with")
+    assert np.array_equal(again.stir["control"], first.stir["control"])
     (tmp_path / "else").mkdir()
     (tmp_path / "else/notes.txt").write_text("mine")
     with pytest.raises(UserError, match="in use by something else"):
         measured(tmp_path / "else", pretrained, judge)
+
+
+def test_what_was_compared_is_told_beside_the_facts_and_another_name_is_the_same_measurement(tmp_path: Path) -> None:
+    (pretrained, passes), judge = counted(reader_of(perceptron(1))), reader_of(perceptron(2))
+    for name in ("runs/one", "/elsewhere/runs/one"):
+        measured(tmp_path / "m", pretrained, judge, compared={"fine-tuned": {"name": name}})
+        facts = json.loads((tmp_path / "m/measurement.json").read_text())
+        assert facts["compared"] == {"fine-tuned": {"name": name}}
+    assert len(passes.searching) == 2 * 3 * 12
+    assert (facts["device"], facts["torch"]) == ("cpu", torch.__version__)
+
+
+def test_a_folder_that_a_kill_left_before_its_facts_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".measurement.json.0123.tmp").write_text("{")
+    measured(tmp_path, reader_of(perceptron(1)), reader_of(perceptron(2)))
+    assert (tmp_path / "matrices.npz").is_file()
 
 
 def test_models_and_images_that_do_not_fit_are_told_in_one_sentence(tmp_path: Path) -> None:
@@ -225,8 +279,8 @@ def test_models_and_images_that_do_not_fit_are_told_in_one_sentence(tmp_path: Pa
         stir(small, small, ("block.2", "block.0"), images(4), CONFIG)
     with pytest.raises(UserError, match="images are 3 x 8 x 8 but the pretrained model takes 3 x 4 x 4"):
         stir_matrices(small, {"fine-tuned": small}, images(4, (3, 8, 8)), CONFIG)
-    with pytest.raises(UserError, match="give at least two"):
-        stir(small, small, ("block.0", "block.0"), images(1), CONFIG)
+    with pytest.raises(UserError, match="give at least 4"):
+        stir(small, small, ("block.0", "block.0"), images(3), CONFIG)
     with pytest.raises(UserError, match="11 images in batches of 4 leave one of 3"):
         measured(None, small, small, MeasureConfig(batch_size=4, similarity="minibatch"))
     with pytest.raises(ValueError, match=r"starts \(2, 3, 4, 4\) for inputs \(4, 3, 4, 4\)"):

@@ -114,7 +114,9 @@ def test_other_starts() -> None:
     for start, level in (("white", 3.0), ("black", -2.0)):
         config = InversionConfig(start=start, low=-2.0, high=3.0)  # type: ignore[arg-type]
         assert (start_inputs(x, NUMBERS, config) == level).all()
-    assert torch.equal(start_inputs(x, NUMBERS[:2], InversionConfig(start="flipped")), x.flip(0)[:2])
+    # Of five the middle one would begin at its own target: it begins at the first.
+    assert torch.equal(start_inputs(x, NUMBERS, InversionConfig(start="flipped")), x[[4, 3, 0, 1, 0]])
+    assert torch.equal(start_inputs(x[:4], NUMBERS[:4], InversionConfig(start="flipped")), x[:4].flip(0))
 
 
 def test_the_numbers_of_the_images_reach_the_model_with_every_copy() -> None:

@@ -85,20 +85,24 @@ def test_a_run_is_compared_with_its_base(
     measure(finished.path, place, tmp_path / "m", "--pretrained", str(place / "base"))
     told = capsys.readouterr().out
     found: dict[str, Any] = json.loads((tmp_path / "m/summary.json").read_text())
-    layers = ["layer.0", "layer.1", "layer.2", "layer.3", "norm"]
-    assert (found["layers"], found["images"], found["control"]) == (layers, 9, "random")
+    assert (found["layers"], found["images"], found["control"]) == (list(LAYERS), 9, "random")
     with np.load(tmp_path / "m/matrices.npz") as held:
         assert {name for name in held.files if name.startswith("stir-")} == {
             "stir-fine-tuned", "stir-pretrained", "stir-random",
         }  # fmt: skip
         assert held["residuals"].shape == (5, 9)
         assert found["retention"] == np.diagonal(held["stir-fine-tuned"]).tolist()
-    assert set(found["tuned_share"]) == set(layers[:4])
+        assert found["unsearched"] == held["unsearched-fine-tuned"].tolist()
+        assert found["unbiased"]["retention"] == np.diagonal(held["unbiased-fine-tuned"]).tolist()
+        assert found["within_pretrained"][0] > held["unsearched-pretrained"][0]
+    assert set(found["tuned_share"]) == set(LAYERS[:4])
     assert len(found["strongest_layer"]) == len(found["centre_of_mass"]) == 4
-    assert found["within_pretrained"][0] > 0.5
+    assert (np.array(found["median_residual"]) < 0.9 * np.array(found["median_starting_residual"])).all()
+    assert (compared := found["compared"]) == json.loads((tmp_path / "m/measurement.json").read_text())["compared"]
+    assert compared["fine-tuned"] == {"name": str(finished.path), "policy": "network", "checkpoint": "step_000004"}
+    assert compared["pretrained"] == {"name": str(place / "base")}
     assert all((tmp_path / "m" / name).stat().st_size > 5000 for name in ("stir.png", "retention_and_usage.png"))
-    for layer in layers:
-        assert f"\n{layer}" in told
+    assert all(f"\n{layer}" in told for layer in LAYERS)
     assert "rank correlation of tuned share and forgetting" in told
     assert f"\nfigure     {tmp_path}/m/retention_and_usage.png\n" in told
 
