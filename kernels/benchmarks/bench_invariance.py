@@ -7,7 +7,8 @@ the 13 x 13 pairs: 338 searches. One per layer of each model makes 26. Both ways
 noise, and their matrices are compared; a search of 10 steps makes judging weigh more than in the 500 of a measurement.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -27,6 +28,8 @@ Matrices = dict[str, NDArray[np.float64]]
 """STIR(F_j | P_i) as "kept" and STIR(P_j | F_i) as "back", rows the inverted layers."""
 
 BLOCKS, SIDE, IMAGES = 12, 32, 16
+SEARCHES = Counter[str]()
+"""Passes with a gradient, by the model: a search of n steps makes n of them."""
 CONFIG = MeasureConfig(InversionConfig(iterations=10))
 WARM = MeasureConfig(InversionConfig(iterations=1))
 TITLE = f"STIR of {BLOCKS + 1} x {BLOCKS + 1} layers, both directions ({IMAGES} pictures, 10 steps a search)"
@@ -43,7 +46,13 @@ def reader(seed: int) -> Reader:
     model = ViTModel(sizes, add_pooling_layer=False).eval().requires_grad_(False).to(DEVICE)
     taps = {f"layer.{number}": Tap(layer) for number, layer in enumerate(model.layers)}
     taps["norm"] = Tap(model.layernorm, class_token)
-    return Reader(f"model {seed}", tuple(taps), (3, SIDE, SIDE), hooked(lambda x, _: model(x), taps))
+    read, name = hooked(lambda x, _: model(x), taps), f"model {seed}"
+
+    def counting(inputs_B: torch.Tensor, numbers_B: torch.Tensor, layers: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        SEARCHES[name] += inputs_B.requires_grad
+        return read(inputs_B, numbers_B, layers)
+
+    return Reader(name, tuple(taps), (3, SIDE, SIDE), counting)
 
 
 @cache
@@ -72,10 +81,11 @@ def per_pair(config: MeasureConfig) -> Matrices:
     return found
 
 
-WAYS: dict[str, Callable[[MeasureConfig], Matrices]] = {
-    "one inversion per pair and direction (338)": per_pair,
-    "one per layer and model (26)": per_layer,
+WAYS: dict[str, tuple[Callable[[MeasureConfig], Matrices], int]] = {
+    "one inversion per pair and direction (338)": (per_pair, 2 * 13 * 13),
+    "one per layer and model (26)": (per_layer, 2 * 13),
 }
+"""By the name of a column: the way, and how many searches it makes."""
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +99,10 @@ def test_matrices(benchmark: BenchmarkFixture, found: dict[str, Matrices], way: 
     per_layer(WARM)
     benchmark.group = TITLE
     benchmark.extra_info.update(row="time", column=way, amount=None, unit="")
-    found[way] = benchmark.pedantic(WAYS[way], args=(CONFIG,), rounds=1)
+    run, searches = WAYS[way]
+    SEARCHES.clear()
+    found[way] = benchmark.pedantic(run, args=(CONFIG,), rounds=1)
+    assert SEARCHES.total() == searches * CONFIG.inversion.iterations
     for matrices in found.values():
         for name, matrix in matrices.items():
             assert np.allclose(matrix, found[way][name], atol=1e-5)
