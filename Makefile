@@ -51,7 +51,7 @@ invariance: install
 	test -f runs/pictures/summary.json || $(LAUNCH) train.py --ds_config ds_configs/zero2.json \
 		--config recipes/pictures_vit.yaml --name pictures --resume auto
 	$(BIN)/adaptive-ft invariance --pretrained data/vit --finetuned runs/pictures --shards data/pictures/target/val \
-		--images 100 --iterations 300
+		--images 100 --iterations 200 --optimizer adam --step 0.05
 
 world: install
 	$(BIN)/adaptive-ft world
