@@ -81,8 +81,9 @@ def test_a_run_is_compared_with_the_base_in_its_folder(
     settings = json.loads((tmp_path / "m/measurement.json").read_text())["settings"]["inversion"]
     assert (settings["low"], settings["high"]) == (None, None)
     # The search comes near: what it found is nearer than where it began, and the model keeps its own invariances.
-    nearer = zip(found["median_residual"], found["median_starting_residual"], strict=True)
-    assert all(after < before for after, before in nearer)
+    after, before = (np.array(found[name]) for name in ("median_residual", "median_starting_residual"))
+    # An untrained VL-BERT scales what it sees of a picture by 0: any features are its inversion.
+    assert (after < 0.7 * before).all() if family == "lxmert" else not before.any()
     with np.load(tmp_path / "m/matrices.npz") as held, np.load(tmp_path / "m/on-fine-tuned/matrices.npz") as back:
         size = len(LAYERS[family])
         assert held["stir-fine-tuned"].shape == back["stir-pretrained"].shape == (size, size)
