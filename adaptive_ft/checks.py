@@ -10,6 +10,7 @@ from pathlib import Path
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.config import RunConfig
 from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.engine.watchdog import WORK_SECONDS
 from adaptive_ft.errors import UserError
 
 LEAST = {
@@ -65,6 +66,11 @@ def check_options(config: RunConfig) -> None:
         value = attrgetter(option)(config)
         if value is not None and not least <= value < math.inf:
             raise UserError(f"--{option} is {value}; it must be at least {least}.")
+    if config.rank_timeout >= WORK_SECONDS:
+        raise UserError(
+            f"--rank_timeout is {config.rank_timeout:g}; it must be below {WORK_SECONDS:g} s, after which all waiting"
+            " for another rank ends in any case."
+        )
     for option in SHARES:
         value = attrgetter(option)(config)
         if not 0 <= value <= 1:

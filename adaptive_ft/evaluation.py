@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.engine.ranks import Ranks
@@ -37,10 +38,12 @@ def evaluate(
     tying: Tying,
     ranks: Ranks,
     dtype: torch.dtype,
+    watch: Callable[[TaskBatch, Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
     """Answer all `num_questions` questions of `stream` and judge the answers (collective).
 
     `forward` takes the task's inputs and returns a model output with `gates`; floating-point inputs come as `dtype`.
+    `watch` is shown every batch with its logits [B, A] and gates [B, D].
 
     Raises:
         ValueError: fewer or more questions were answered than the manifest counts.
@@ -55,6 +58,8 @@ def evaluate(
             batch.valid_B.tolist(),
         )
         usage.update(outputs.gates, batch.valid_B)
+        if watch is not None:
+            watch(batch, logits_BA, outputs.gates)
     usage.reduce(ranks.sum)
     records = ranks.gather(accuracy.records)
     if not ranks.is_main:

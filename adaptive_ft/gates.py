@@ -3,7 +3,8 @@
 Shape suffixes: B samples, D decisions, C components, 2 the choices (0 frozen, 1 tuned).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -79,7 +80,7 @@ class GateHolder:
         """Takes the gates [B, C] of all components and partitions them for all layers at once.
 
         Raises ValueError for gates that are not exactly 0 or 1: `GatesDiverged` for those that are no numbers. On a
-        GPU, where that would wait for the device, and after `tell_later`, `check` raises it.
+        GPU, where that would wait for the device, and inside `told_later`, `check` raises it.
         """
         fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
         self._plan = self._planned(gates_BC, fraction)
@@ -110,12 +111,17 @@ class GateHolder:
             any_plan = plan_gates(gates_BC.masked_fill(unknown_BC, 1), gate_grad_fraction=fraction, draws=self._draws)
             return replace(any_plan, num_faulty=unknown_BC.sum(dtype=torch.int32))
 
-    def tell_later(self) -> None:
-        """From now on gates that are no numbers are told by `check` alone, on a CPU as on a GPU.
+    @contextmanager
+    def told_later(self) -> Iterator[None]:
+        """Inside, gates that are no numbers are told by `check` alone, on a CPU as on a GPU.
 
         For ranks that train together: one that raised in the midst of a step would leave the others waiting for it.
         """
-        self._tells_later = True
+        before, self._tells_later = self._tells_later, True
+        try:
+            yield
+        finally:
+            self._tells_later = before
 
     def check(self) -> None:
         """Raises GatesDiverged if, since the last check, some gate was neither 0 nor 1; waits for the device."""

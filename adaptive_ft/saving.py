@@ -61,7 +61,7 @@ def _on_disk(run: Run, tag: str, write: Callable[[], Result]) -> Result:
         with told_as_failed_save(run.folder.checkpoints.folder / tag):
             return write()
 
-    return run.ranks.on_main(written)
+    return run.watch.on_main("saving", written)
 
 
 def _write_adaptive(run: Run, place: Path, weights: Mapping[str, Tensor]) -> None:

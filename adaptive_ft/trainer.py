@@ -68,7 +68,7 @@ class Trainer:
         """
         try:
             with self._own_folder():
-                with self.requests:
+                with self.requests, self.divergence.watch():
                     resumed_at = self._resume()
                     summary = self._finished() or self._run_to_the_end(resumed_at)
                 self._export()
@@ -98,7 +98,7 @@ class Trainer:
         return self.ranks.on_main(lambda: finished_summary(self.run.folder.path, self.engine.updates))
 
     def _run_to_the_end(self, resumed_at: int | None) -> dict[str, Any]:
-        self.ranks.on_main(lambda: self._begin_record(resumed_at))
+        self.watch.on_main("opening the record", lambda: self._begin_record(resumed_at))
         if resumed_at is None and self.config.eval_on_start:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
@@ -124,7 +124,7 @@ class Trainer:
             assert self.recorder is not None
             return write(self.recorder)
 
-        return self.ranks.on_main(written)
+        return self.watch.on_main("recording", written)
 
     def train_step(self) -> dict[str, float]:
         """One optimizer update over all micro-batches of all ranks; the learning rates used, by group."""
@@ -225,15 +225,15 @@ class Trainer:
         # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
         self._seed_step(self.engine.updates, EVALUATION)
         forward = functools.partial(self.engine, policy=policy)
-        shards = self.run.parts.val_shards
         evaluation = evaluate(
             forward,
             self.watch.steps(self.run.open_val(), self.engine.updates, "evaluating", then="scoring"),
-            shards.num_examples,
+            self.run.parts.val_shards.num_examples,
             self.task,
             self.tying,
             self.ranks,
             self.engine.dtype,
+            self.divergence.answered,
         )
         self.divergence.look()
         return evaluation

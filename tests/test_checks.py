@@ -33,6 +33,13 @@ def test_the_least_value_is_allowed_and_nothing_below(option: str) -> None:
             check_options(changed(option, wrong))
 
 
+def test_a_rank_timeout_that_would_never_act_is_refused() -> None:
+    """Before it the collective ends in which the other ranks wait."""
+    check_options(changed("rank_timeout", 7139))
+    with pytest.raises(UserError, match=r"^--rank_timeout is 7200; it must be below 7140 s"):
+        check_options(changed("rank_timeout", 7200))
+
+
 @pytest.mark.parametrize("option", SHARES)
 def test_shares_lie_from_0_to_1(option: str) -> None:
     for right in (0, 1):

@@ -74,16 +74,18 @@ def test_diverged_logits_are_refused_and_never_taken_for_frozen(make: Callable[[
 def test_a_holder_that_tells_later_does_so_when_asked() -> None:
     """The gates that are no numbers pass, and their gradient too; other faulty ones are still refused at once."""
     holder = GateHolder(claims=[(0, 2)])
-    holder.tell_later()
-    holder.set(torch.tensor([[1.0, float("nan")], [0.0, 1.0]], requires_grad=True))
-    gates, plan = holder.read(0, 2, 2, "query")
-    assert gates.isnan().sum() == 1
-    assert plan.num_frozen_C.tolist() == [1, 0]
-    with pytest.raises(GatesDiverged, match="1 gates are neither"):
+    with holder.told_later():
+        holder.set(torch.tensor([[1.0, float("nan")], [0.0, 1.0]], requires_grad=True))
+        gates, plan = holder.read(0, 2, 2, "query")
+        assert gates.isnan().sum() == 1
+        assert plan.num_frozen_C.tolist() == [1, 0]
+        with pytest.raises(GatesDiverged, match="1 gates are neither"):
+            holder.check()
         holder.check()
-    holder.check()
-    with pytest.raises(ValueError, match=r"is 0\.5"):
-        holder.set(torch.tensor([[0.5, 1.0]]))
+        with pytest.raises(ValueError, match=r"is 0\.5"):
+            holder.set(torch.tensor([[0.5, 1.0]]))
+    with pytest.raises(GatesDiverged, match="is nan"):
+        holder.set(torch.tensor([[1.0, float("nan")]]))
 
 
 def test_holder_hands_out_columns_and_collects_their_gradients() -> None:

@@ -29,6 +29,7 @@ from adaptive_ft.engine.ranks import COLLECTIVE_TIMEOUT, Ranks
 from adaptive_ft.errors import UserError
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 LARGEST_BEAT_SECONDS = 5.0
 GRACE_SECONDS = 10.0
@@ -82,6 +83,23 @@ class Watchdog:
             yield item
             self.step(update, doing)
         self.rest(then)
+
+    def on_main(self, doing: str, work: Callable[[], Result]) -> Result:
+        """`ranks.on_main` where the other ranks are a step ahead: rank 0 is named if it comes to no end of `work`."""
+
+        def done() -> Result:
+            try:
+                return work()
+            finally:
+                self.rest("waiting for the other ranks")
+
+        before = self.place.doing
+        self.rest(doing)
+        if not self._ranks.is_main:
+            self.rest("waiting for rank 0")
+        result = self._ranks.on_main(done)
+        self.rest(before)
+        return result
 
     def _go(self, place: Place) -> None:
         before, self.place = self.place, place

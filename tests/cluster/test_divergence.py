@@ -43,18 +43,23 @@ def test_what_is_no_number_on_one_rank_ends_all_with_one_sentence(
     start_by_hand: Callable[..., list[Popen[str]]],
     workplace: Path,
 ) -> None:
-    """Nobody waits for it and nothing is saved; the rank and the update are named, the questions of both are kept."""
+    """Nobody waits for it and nothing is saved; the rank and the update are named, the questions are kept."""
     words = tiny(f"poisoned_{where}", "--max_steps", "4", "--tracking.logging_steps", "4", stage=stage)
     ranks = start_by_hand(2, "-c", PROGRAM, where, *words)
     told = [rank.communicate(timeout=600)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2], "\n=====\n".join(told)
     (line,) = [line for one in told for line in one.splitlines() if line.startswith("error")]
-    assert line.startswith(f"error: The training diverged at update {update} on rank 1 of 2: "), line
+    what = "The training diverged at" if where == "training" else "The model diverged in the evaluation after"
+    assert line.startswith(f"error: {what} update {update} on rank 1 of 2: "), line
     assert "Traceback" not in "".join(told)
     folder = workplace / f"runs/poisoned_{where}"
     assert str(folder / "diverged.json") in line
     found = json.loads((folder / "diverged.json").read_text())
-    assert [len(batch["question_ids"]) for rank in found["ranks"] for batch in rank["micro_batches"]] == [4, 4]
-    sound = [batch["sound"] for rank in found["ranks"] for batch in rank["micro_batches"]]
-    assert sound == [True, where == "evaluation"]
+    assert (found["update"], found["during"]) == (update, where)
+    if where == "training":
+        batches = [batch for rank in found["ranks"] for batch in rank["micro_batches"]]
+        assert [(len(batch["question_ids"]), batch["sound"]) for batch in batches] == [(4, True), (4, False)]
+    else:
+        asked = [len(rank["question_ids"]) for rank in found["ranks"]]
+        assert asked[0] == 0 < asked[1]
     assert not list(folder.glob("checkpoints/*"))

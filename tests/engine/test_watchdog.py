@@ -18,11 +18,13 @@ import torch.distributed as dist
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
 from adaptive_ft.engine import watchdog
+from adaptive_ft.engine.checkpoint import CheckpointFolder
 from adaptive_ft.engine.peers import encode
 from adaptive_ft.engine.progress import Place, blame
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
+from adaptive_ft.recorder import Recorder
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
 from adaptive_ft.trainer import Trainer
 
@@ -37,6 +39,7 @@ def test_two_ranks_meet_and_leave_without_waiting_for_a_beat(
     monkeypatch.setattr(watchdog, "LARGEST_BEAT_SECONDS", 3600.0)
     left: list[int] = []
     host, guest = (Watchdog(Ranks(rank, rank, 2, torch.device("cpu")), 1e6) for rank in (0, 1))
+    guest.key = host.key  # of other tests of this process there may be more of rank 0
 
     def live(rank: int, watch: Watchdog) -> None:
         expected = pytest.raises(failure) if failure else contextlib.nullcontext()
@@ -190,13 +193,52 @@ def test_a_watchdog_that_fails_ends_its_process(environment: dict[str, str]) -> 
     assert "Traceback (most recent call last):" in lines
 
 
+def test_rank_0_is_behind_the_others_while_it_works_for_all(ranks: Ranks) -> None:
+    """Nothing else would tell it from those that wait for it, where a disk holds it for ever."""
+    main, other = (Watchdog(Ranks(rank, rank, 1, ranks.device), 600) for rank in (0, 1))
+    places: list[Place] = []
+    for watch in (main, other):
+        watch.rest("between two updates")
+    main.on_main("recording", lambda: places.append(main.place))
+    places.append(main.place)
+    # The only rank of this group, which takes itself for another one: its work is left out.
+    other.on_main("recording", lambda: places.append(other.place))
+    assert [(place.doing, place.steps) for place in (*places, other.place)] == [
+        ("recording", 2),
+        ("between two updates", 4),
+        ("between two updates", 4),
+    ]
+    with pytest.raises(UserError, match="no room"):
+        main.on_main("recording", lambda: _refuse("no room"))
+    assert main.place.doing == "waiting for the other ranks"
+
+
+def _refuse(reason: str) -> None:
+    raise UserError(reason)
+
+
+def test_the_wait_for_rank_0_is_a_step_further_than_its_work(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rank 0 sees it: it stands at step 1, the others at step 2."""
+    other, places = Watchdog(Ranks(1, 1, 1, ranks.device), 600), []
+    on_main = Ranks.on_main
+
+    def waited(ranks: Ranks, work: Callable[[], None]) -> None:
+        places.append(other.place)
+        on_main(ranks, work)
+
+    monkeypatch.setattr(Ranks, "on_main", waited)
+    other.on_main("recording", lambda: None)
+    assert places == [Place(2, doing="waiting for rank 0")]
+
+
 def test_an_evaluation_is_steps_and_its_scoring_is_none(
     tiny: Callable[..., list[str]], ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches are judged one by one; what comes after them is left in peace, and so is what comes before training."""
-    places: dict[str, list[Any]] = {"batch": [], "report": [], "build": []}
+    places: dict[str, list[Any]] = {"batch": [], "report": [], "record": [], "save": []}
     watch = Watchdog(ranks, 600)
     update, report = AccuracyMeter.update, AccuracyMeter.report
+    curves, begin = Recorder.curves, CheckpointFolder.begin
 
     def updated(meter: AccuracyMeter, *given: Any) -> None:
         places["batch"].append(watch.place)
@@ -206,6 +248,16 @@ def test_an_evaluation_is_steps_and_its_scoring_is_none(
         places["report"].append(watch.place)
         return report(meter, expected)
 
+    def drawn(recorder: Recorder, *given: Any) -> None:
+        places["record"].append(watch.place)
+        curves(recorder, *given)
+
+    def begun(folder: CheckpointFolder, tag: str) -> Path:
+        places["save"].append(watch.place)
+        return begin(folder, tag)
+
+    monkeypatch.setattr(Recorder, "curves", drawn)
+    monkeypatch.setattr(CheckpointFolder, "begin", begun)
     monkeypatch.setattr(AccuracyMeter, "update", updated)
     monkeypatch.setattr(AccuracyMeter, "report", reported)
     words = ("--output_dir", str(tmp_path), "--per_device_eval_batch_size", "16")
@@ -217,3 +269,4 @@ def test_an_evaluation_is_steps_and_its_scoring_is_none(
     assert all(place.judged and place.doing == "evaluating" for place in places["batch"])
     assert len({place.steps for place in places["batch"]}) == len(places["batch"])
     assert all(not place.judged and place.doing == "scoring" for place in places["report"])
+    assert {place.doing for name in ("record", "save") for place in places[name]} == {"recording", "saving"}
