@@ -121,8 +121,8 @@ def table(found: Mapping[str, Any], matrices: Matrices, tuned: Mapping[str, floa
 
 
 def plain(values: NDArray[Any]) -> list[float | None]:
-    """Numbers for JSON, which knows no NaN."""
-    return [None if np.isnan(value) else float(value) for value in values]
+    """Numbers for JSON, which knows neither NaN nor infinity."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _digits(value: float | None) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adaptive_ft.analysis.invariance import Matrices, stir, stir_matrices
+from adaptive_ft.analysis.invariance_summary import plain as as_json
 from adaptive_ft.analysis.inversion import InversionConfig
 from adaptive_ft.analysis.measured_images import MeasureConfig
 from adaptive_ft.analysis.representations import Reader
@@ -288,3 +289,7 @@ def test_models_and_images_that_do_not_fit_are_told_in_one_sentence(tmp_path: Pa
     for options, told in (({"batch_size": 0}, "batch_size is 0"), ({"layers_at_once": 0}, "layers_at_once is 0")):
         with pytest.raises(UserError, match=told):
             MeasureConfig(**options)
+
+
+def test_a_number_that_is_none_is_null_in_json() -> None:
+    assert as_json(np.array([0.5, np.nan, np.inf])) == [0.5, None, None]
