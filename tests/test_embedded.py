@@ -117,7 +117,7 @@ def test_a_pretraining_that_was_stopped_goes_on(
     with pytest.raises(StoppedOnRequest) as stopped:
         prepare_embedded(small_pretraining, ranks)
     assert stopped.value.code == 75
-    assert "start the same command again" in capfd.readouterr().out
+    assert "start your own command again instead" in capfd.readouterr().out
     Path("stop").unlink()
     prepare_embedded(small_pretraining, ranks)
     assert "resuming from step_000001" in capfd.readouterr().out
