@@ -44,6 +44,7 @@ LEAST = {
     "optim.head_learning_rate": 0,
     "optim.policy_learning_rate": 0,
     "optim.weight_decay": 0,
+    "optim.delta_weight_decay": 0,
     "optim.eps": 0,
     "optim.max_grad_norm": 0,
 }

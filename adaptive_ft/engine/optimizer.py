@@ -23,6 +23,8 @@ class OptimConfig:
     """Of the policy network; default: learning_rate. (The original's plain SGD at 1e-4 hardly moves.)"""
     weight_decay: float = 1e-4
     """Decoupled; on a delta it pulls towards the pretrained weight (L2-SP), not towards zero."""
+    delta_weight_decay: float | None = None
+    """Of the deltas alone (blockdrop: of the layers); default: weight_decay."""
     decay: Literal["all", "matrices"] = "all"
     """Which parameters decay: all (as the original) or only those with two or more dimensions."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -51,9 +53,11 @@ def build_optimizer(groups: Mapping[str, NamedParameters], config: OptimConfig, 
         "head": _or(config.head_learning_rate, config.learning_rate),
         "policy": _or(config.policy_learning_rate, config.learning_rate),
     }
+    decays = dict.fromkeys(rates, config.weight_decay)
+    decays["delta"] = _or(config.delta_weight_decay, config.weight_decay)
     torch_groups: list[dict[str, Any]] = []
     for name, members in groups.items():
-        for suffix, weight_decay, chosen in _by_decay(members, config):
+        for suffix, weight_decay, chosen in _by_decay(members, decays[name], config.decay):
             if chosen:
                 torch_groups.append(
                     {
@@ -67,12 +71,12 @@ def build_optimizer(groups: Mapping[str, NamedParameters], config: OptimConfig, 
     return AdamW(torch_groups, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def _by_decay(members: NamedParameters, config: OptimConfig) -> list[tuple[str, float, NamedParameters]]:
-    if config.decay == "all":
-        return [("", config.weight_decay, members)]
+def _by_decay(members: NamedParameters, weight_decay: float, which: str) -> list[tuple[str, float, NamedParameters]]:
+    if which == "all":
+        return [("", weight_decay, members)]
     matrices = [(name, parameter) for name, parameter in members if parameter.ndim >= 2]
     vectors = [(name, parameter) for name, parameter in members if parameter.ndim < 2]
-    return [("", config.weight_decay, matrices), (".no_decay", 0.0, vectors)]
+    return [("", weight_decay, matrices), (".no_decay", 0.0, vectors)]
 
 
 def _or(value: float | None, default: float) -> float:

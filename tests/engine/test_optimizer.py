@@ -40,6 +40,19 @@ def test_only_matrices_decay_when_asked() -> None:
         assert {parameter.ndim for parameter in group["params"]} == ({1} if "no_decay" in group["name"] else {2})
 
 
+def test_deltas_may_decay_by_themselves() -> None:
+    """0 is a decay; vectors among the deltas stay without one where only matrices decay."""
+    optimizer = build_optimizer(groups(), OptimConfig(weight_decay=0.1, delta_weight_decay=0.0), fused=False)
+    assert {group["name"]: group["weight_decay"] for group in optimizer.param_groups} == {
+        "delta": 0.0, "other": 0.1, "head": 0.1
+    }  # fmt: skip
+    config = OptimConfig(weight_decay=0.1, delta_weight_decay=2.0, decay="matrices")
+    decays = {
+        group["name"]: group["weight_decay"] for group in build_optimizer(groups(), config, fused=False).param_groups
+    }
+    assert (decays["delta"], decays["delta.no_decay"], decays["head"]) == (2.0, 0.0, 0.1)
+
+
 def test_decay_pulls_and_adam_settings_arrive() -> None:
     """betas and eps of the config are those of the optimizer."""
     optimizer = build_optimizer(groups(), OptimConfig(betas=(0.5, 0.6), eps=1e-3), fused=False)
