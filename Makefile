@@ -12,7 +12,7 @@ BIN := .venv/bin
 LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
-.PHONY: train table table-small test test-cluster check bench invariance install world clean
+.PHONY: train table table-small studies test test-cluster check bench invariance install world clean
 
 # The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
@@ -25,6 +25,14 @@ table: install
 
 table-small: install
 	$(BIN)/adaptive-ft compare recipes/compare/world_small.yaml
+
+# One comparison for each question about the method (docs/evidence.md), one after the other; it goes on where it was. A
+# run that fails is told in its study and ends no other; the exit code is 1 then. A stop on request ends all.
+STUDIES := $(sort $(wildcard recipes/compare/study_*.yaml))
+studies: install
+	@failed=0; for study in $(STUDIES); do $(BIN)/adaptive-ft compare $$study || { code=$$?; test $$code = 1 || exit $$code; failed=1; }; done; \
+	printf '\n'; for study in $(STUDIES); do echo "table      runs/compare/$$(basename $$study .yaml)/comparison.md"; done; \
+	exit $$failed
 
 test: install
 	$(BIN)/python -m pytest
