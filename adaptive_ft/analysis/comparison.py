@@ -52,11 +52,12 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows; `notes` are the sentences below the table."""
+    """All rows; `notes` are the sentences below the table, `reference` is the row that others are held against."""
 
     validation: Sequence[str]
     rows: Sequence[ComparedRow]
     notes: Sequence[str] = field(default_factory=tuple)
+    reference: str | None = None
 
 
 def seed_run(folder: Path, seed: int, validation: Mapping[str, str]) -> SeedRun:

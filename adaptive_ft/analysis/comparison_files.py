@@ -1,22 +1,28 @@
-"""What a comparison leaves in its folder: the table as Markdown, CSV and JSON, and every run as CSV."""
+"""What a comparison leaves in its folder: the table as Markdown, CSV and JSON, every run as CSV, and the figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from adaptive_ft.analysis.comparison import Comparison, as_markdown, cells, header, row_numbers, run_numbers
-from adaptive_ft.analysis.report.compared_table import ComparedTable
+from adaptive_ft.analysis.comparison_picture import compared_rows
+from adaptive_ft.analysis.pictures import save_figure
+from adaptive_ft.analysis.report.compared_table import FIGURE, ComparedTable
 from adaptive_ft.analysis.report.page import write_csv
 from adaptive_ft.whole_files import write_whole
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> ComparedTable:
-    """comparison.md, comparison.csv (a line per row), comparison_runs.csv (a line per run), comparison.json."""
+    """comparison.md, comparison.csv (a line per row), comparison_runs.csv (a line per run), comparison.png and
+    comparison.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "comparison.md", as_markdown(comparison))
     for name, lines in (("comparison", row_numbers(comparison)), ("comparison_runs", run_numbers(comparison))):
         if lines:
             write_csv(folder / f"{name}.csv", tuple(lines[0]), lines)
-    table = ComparedTable(header(comparison), cells(comparison), list(comparison.notes))
+    save_figure(compared_rows(comparison), folder / FIGURE)
+    drawn = (folder / FIGURE).read_bytes()
+    table = ComparedTable(header(comparison), cells(comparison), list(comparison.notes), drawn)
     table.save(folder)
     return table

@@ -1,6 +1,5 @@
 """Pictures of a run: which components were tuned how often, how scores and loss moved; their data as CSV.
 
-Figures are built without pyplot, so that drawing touches no state of the program that asks for it.
 Shapes: C components of a model, L layers (rows) and P places (columns) of one panel.
 """
 
@@ -15,17 +14,27 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptive_ft.analysis.drawing import (
+    FAINT,
+    GAP_COLOUR,
+    INK,
+    LARGE,
+    NORMAL,
+    SMALL,
+    TRAIN_COLOUR,
+    VAL_COLOUR,
+    empty_figure,
+    plain_axis,
+)
 from adaptive_ft.analysis.panels import Panel, Span, panels
 from adaptive_ft.components import ComponentMap
 from adaptive_ft.whole_files import write_whole
@@ -38,12 +47,8 @@ _DEAD_STYLE: dict[str, Any] = {
     "hatch": "/////",
     "linewidth": 0,
 }
-_INK, _FAINT, _GRID = "#24292f", "#6b747d", "#e3e6e8"
-_TRAIN_COLOUR, _VAL_COLOUR, _GAP_COLOUR = "#3b528b", "#d1495b", "#8d6a9f"
-_SMALL, _NORMAL, _LARGE = 7.5, 9.0, 12.0
 _INCHES_PER_LETTER = 0.06  # at the small font size
 _INCHES_PER_CELL = 0.27
-_DPI = 160
 
 
 def usage_heatmap(shares: Tensor | Sequence[float], components: ComponentMap, title: str) -> Figure:
@@ -57,7 +62,7 @@ def usage_heatmap(shares: Tensor | Sequence[float], components: ComponentMap, ti
     parts = panels(components)
     heights = [len(panel.layers) for panel in parts]
     widest = max(len(panel.places) for panel in parts)
-    figure = _empty_figure(
+    figure = empty_figure(
         width=max(8.5, 2.2 + _INCHES_PER_CELL * widest),
         height=1.1 + sum(1.1 + _INCHES_PER_CELL * rows for rows in heights),
     )
@@ -69,7 +74,7 @@ def usage_heatmap(shares: Tensor | Sequence[float], components: ComponentMap, ti
         for span in panel.spans:
             _draw_span(axis, span, figure)
     _draw_legend(figure, list(axes), any_dead=not live_C.all())
-    figure.suptitle(title, fontsize=_LARGE, color=_INK, fontweight="bold")
+    figure.suptitle(title, fontsize=LARGE, color=INK, fontweight="bold")
     return figure
 
 
@@ -81,15 +86,15 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """
     epochs, loss = _series(history, "epoch"), _series(history, "loss")
     train, val = 100 * _series(history, "train_score"), 100 * _series(history, "val_score")
-    figure = _empty_figure(width=11.5, height=3.7)
+    figure = empty_figure(width=11.5, height=3.7)
     score_axis, gap_axis, loss_axis = figure.subplots(1, 3, width_ratios=[1.5, 1, 1])
-    score_axis.fill_between(epochs, train, val, color=_GAP_COLOUR, alpha=0.13, linewidth=0)
-    _draw_line(score_axis, epochs, train, _TRAIN_COLOUR, "train")
-    _draw_line(score_axis, epochs, val, _VAL_COLOUR, "validation")
-    score_axis.legend(frameon=False, fontsize=_NORMAL, labelcolor=_INK, loc="best")
-    gap_axis.axhline(0, color=_FAINT, linewidth=0.8)
-    _draw_line(gap_axis, epochs, train - val, _GAP_COLOUR, "gap")
-    _draw_line(loss_axis, epochs, loss, _TRAIN_COLOUR, "loss", decimals=3)
+    score_axis.fill_between(epochs, train, val, color=GAP_COLOUR, alpha=0.13, linewidth=0)
+    _draw_line(score_axis, epochs, train, TRAIN_COLOUR, "train")
+    _draw_line(score_axis, epochs, val, VAL_COLOUR, "validation")
+    score_axis.legend(frameon=False, fontsize=NORMAL, labelcolor=INK, loc="best")
+    gap_axis.axhline(0, color=FAINT, linewidth=0.8)
+    _draw_line(gap_axis, epochs, train - val, GAP_COLOUR, "gap")
+    _draw_line(loss_axis, epochs, loss, TRAIN_COLOUR, "loss", decimals=3)
     for axis, title in (
         (score_axis, "Score (%)"),
         (gap_axis, "Gap: train − validation (points)"),
@@ -137,14 +142,6 @@ def _write(path: Path, content: bytes) -> None:
     write_whole(path, content)
 
 
-def _empty_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches that draws without a display and leaves room for every label."""
-    layout = ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.09, hspace=0.04, wspace=0.03)
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _checked(shares: Tensor | Sequence[float], components: ComponentMap) -> NDArray[np.float64]:
     values = np.asarray(shares, dtype=np.float64)
     if values.shape != (len(components),):
@@ -164,12 +161,12 @@ def _draw_cells(axis: Axes, shares_LP: NDArray[np.float64], live_LP: NDArray[np.
         axis.add_patch(Rectangle((column + 0.06, row + 0.06), 0.88, 0.88, **_DEAD_STYLE))
     axis.set_xlim(0, shares_LP.shape[1])
     axis.set_ylim(shares_LP.shape[0], 0)
-    axis.tick_params(length=0, labelsize=_SMALL, labelcolor=_INK, pad=4)
+    axis.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=4)
     axis.spines[:].set_visible(False)
 
 
 def _label_rows(axis: Axes, panel: Panel) -> None:
-    axis.set_title(panel.title, loc="left", fontsize=_NORMAL + 1, color=_INK, fontweight="bold", pad=24)
+    axis.set_title(panel.title, loc="left", fontsize=NORMAL + 1, color=INK, fontweight="bold", pad=24)
     axis.set_yticks(np.arange(len(panel.layers)) + 0.5, [layer.replace(".", " ") for layer in panel.layers])
     for row in panel.boundaries:
         axis.axhline(row, color="white", linewidth=3)
@@ -193,26 +190,24 @@ def _draw_span(axis: Axes, span: Span, figure: Figure) -> None:
     above = axis.get_xaxis_transform()
     lifted = above + ScaledTranslation(0, 4 / 72, figure.dpi_scale_trans)
     ends = [span.start + 0.1, span.stop - 0.1]
-    axis.plot(ends, [1, 1], color=_FAINT, linewidth=0.9, clip_on=False, transform=lifted)
+    axis.plot(ends, [1, 1], color=FAINT, linewidth=0.9, clip_on=False, transform=lifted)
     axis.annotate(
         span.name, ((span.start + span.stop) / 2, 1.0), xycoords=above, xytext=(0, 6.5),
-        textcoords="offset points", ha="center", va="bottom", fontsize=_SMALL, color=_FAINT,
+        textcoords="offset points", ha="center", va="bottom", fontsize=SMALL, color=FAINT,
     )  # fmt: skip
 
 
 def _draw_legend(figure: Figure, axes: list[Axes], any_dead: bool) -> None:
     colours = ScalarMappable(Normalize(0.0, 1.0), _SHARE_COLOURS)
     bar = figure.colorbar(colours, ax=axes, location="right", aspect=32, pad=0.015)
-    bar.set_label("share of samples tuned", fontsize=_NORMAL, color=_INK)
+    bar.set_label("share of samples tuned", fontsize=NORMAL, color=INK)
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0 %", "25 %", "50 %", "75 %", "100 %"])
-    bar.ax.tick_params(length=0, labelsize=_SMALL, labelcolor=_INK)
+    bar.ax.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
     bar.outline.set_visible(False)
     handles = [Patch(facecolor="none", label="numbered columns: attention heads")]
     if any_dead:
         handles.append(Patch(**_DEAD_STYLE, label="dead: cannot reach the answer"))
-    figure.legend(
-        handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=_SMALL, labelcolor=_FAINT
-    )
+    figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=SMALL, labelcolor=FAINT)
 
 
 def _series(history: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
@@ -236,17 +231,14 @@ def _draw_line(
     axis.plot(x, y, color=colour, linewidth=2, marker="o", markersize=4.5, markeredgecolor="white", label=label)
     axis.annotate(
         f"{y[-1]:.{decimals}f}", (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points",
-        va="center", fontsize=_SMALL + 0.5, color=colour,
+        va="center", fontsize=SMALL + 0.5, color=colour,
     )  # fmt: skip
 
 
 def _finish_curve_axis(axis: Axes, title: str, epochs: NDArray[np.float64]) -> None:
-    axis.set_title(title, loc="left", fontsize=_NORMAL + 1, color=_INK, fontweight="bold", pad=8)
-    axis.set_xlabel("epoch", fontsize=_NORMAL, color=_FAINT)
+    axis.set_title(title, loc="left", fontsize=NORMAL + 1, color=INK, fontweight="bold", pad=8)
+    axis.set_xlabel("epoch", fontsize=NORMAL, color=FAINT)
     axis.set_xlim(epochs[0] - 0.3, epochs[-1] + max(0.5, 0.14 * len(epochs)))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    axis.grid(axis="y", color=_GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.tick_params(length=0, labelsize=_SMALL + 0.5, labelcolor=_FAINT)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.spines["bottom"].set_color("#b8bfc5")
+    plain_axis(axis)
+    axis.tick_params(labelsize=SMALL + 0.5)

@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from adaptive_ft.analysis.comparison import ComparedRow, Comparison, as_text, constants_told, seed_run
 from adaptive_ft.analysis.comparison_files import write_comparison
+from adaptive_ft.analysis.report.compared_table import FIGURE
 from adaptive_ft.analysis.report.page import write_report
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.sections import Told
@@ -55,7 +56,9 @@ class Command:
         told = [Told(read_run(run.folder)) for row in comparison.rows for run in row.runs[:1]]
         report = recipe.output_dir / "report.html"
         write_report(told, report, 0, page_made(), comparison=table)
-        print(f"\n{as_text(comparison)}\ntable      {recipe.output_dir / 'comparison.md'}\nreport     {report}")
+        places = {"table": recipe.output_dir / "comparison.md", "figure": recipe.output_dir / FIGURE, "report": report}
+        print(f"\n{as_text(comparison)}")
+        print("\n".join(f"{what:<10} {place}" for what, place in places.items()))
         if failed:
             print("\n".join(f"error: {failure}" for failure in failed), file=sys.stderr)
             sys.exit(1)
@@ -89,7 +92,7 @@ def compare(recipe: Recipe) -> Comparison:
         )
         for row in recipe.rows
     ]
-    comparison = Comparison(list(recipe.validation), rows)
+    comparison = Comparison(list(recipe.validation), rows, reference=recipe.reference)
     missing = [str(run.config.name) for run in runs if run not in finished]
     notes = [
         f"Scores in percent: mean ± sample standard deviation over seeds {', '.join(map(str, recipe.seeds))}; gap:"

@@ -93,6 +93,7 @@ def test_the_terminal_gets_the_same_cells(comparison: Comparison) -> None:
 def test_the_files_hold_every_number(comparison: Comparison, tmp_path: Path) -> None:
     table = write_comparison(comparison, tmp_path / "out")
     assert read_table(tmp_path / "out") == table
+    assert table.figure == (tmp_path / "out/comparison.png").read_bytes()
     with (tmp_path / "out/comparison.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["a", "b", "c"]

@@ -1,5 +1,6 @@
 """adaptive-ft compare with real runs of train.py: what has finished stands in the table, what has failed is told."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,11 +51,16 @@ def test_a_failed_run_is_told_and_the_others_make_the_table(
     table = read_table(tmp_path / "runs")
     assert [row[:2] for row in table.rows] == [["standard", "1"], ["last", "0"]]
     assert "Val in-domain" in table.header
-    assert 'id="comparison"' in (tmp_path / "runs/report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "runs/report.html").read_text(encoding="utf-8")
+    assert 'id="comparison"' in page
+    drawn = tmp_path / "runs/comparison.png"
+    assert base64.b64encode(drawn.read_bytes()).decode() in page
+    drawn.unlink()
 
     summary = (tmp_path / "runs/standard-seed1/summary.json").stat().st_mtime_ns
     log_size = log.stat().st_size
     run_command(["compare", str(comparison), "--table-only"])
+    assert drawn.is_file()
     assert read_table(tmp_path / "runs") == table
     assert (tmp_path / "runs/standard-seed1/summary.json").stat().st_mtime_ns == summary
     assert log.stat().st_size == log_size

@@ -68,6 +68,7 @@ def page(
         pictures=_pictures(sections),
         made=made,
         comparison=comparison,
+        comparison_figure=data_address(comparison.figure) if comparison and comparison.figure else None,
         invariances=[(_measured(folder), _figures(folder)) for folder in invariances],
     )
 
