@@ -21,6 +21,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+from adaptive_ft.analysis.measurement_folder import IN_RUN_FOLDER
 from adaptive_ft.config import RunConfig, dump_run_config
 from adaptive_ft.engine.checkpoint import CheckpointFolder
 from adaptive_ft.engine.failed_writes import told_as_failed
@@ -65,7 +66,7 @@ class RunFolder:
     @property
     def invariance(self) -> Path:
         """Which invariances of the pretrained model were kept: matrices, summary and pictures."""
-        return self.path / "invariance"
+        return self.path / IN_RUN_FOLDER
 
     @property
     def checkpoints(self) -> CheckpointFolder:

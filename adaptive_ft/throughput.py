@@ -3,6 +3,7 @@
 Only training steps count, not what lies between them: evaluations, pictures, checkpoints.
 """
 
+import functools
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,10 @@ class ProductCounter:
         self._counts = False
         for module in model.modules():
             if isinstance(module, nn.Linear | LinearLeaf):
-                module.register_forward_pre_hook(self._see)
+                trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+                weight = module.get_parameter("weight")
+                num_outputs = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves an empty tensor between uses
+                module.register_forward_pre_hook(functools.partial(self._see, trains=trains, num_outputs=num_outputs))
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -49,14 +53,10 @@ class ProductCounter:
         finally:
             self._counts = False
 
-    def _see(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not self._counts:
-            return
-        given: Tensor = args[0]
-        trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        weight = module.get_parameter("weight")
-        num_outputs = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO-3 leaves an empty tensor between uses
-        self.flops += 2 * (1 + given.requires_grad + trains) * given.numel() * num_outputs
+    def _see(self, _: nn.Module, args: tuple[Any, ...], *, trains: bool, num_outputs: int) -> None:
+        if self._counts:
+            given: Tensor = args[0]
+            self.flops += 2 * (1 + given.requires_grad + trains) * given.numel() * num_outputs
 
 
 class ThroughputMeter:

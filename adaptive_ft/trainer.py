@@ -8,7 +8,6 @@ bit.
 """
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.divergence import Divergence
@@ -27,10 +25,10 @@ from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
 from adaptive_ft.exporting import export_merged
 from adaptive_ft.losses import policy_losses
-from adaptive_ft.meters import MeanMeter
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
+from adaptive_ft.tally import Tally
 from adaptive_ft.throughput import ThroughputMeter
 from adaptive_ft.tracking import Progress
 
@@ -46,19 +44,15 @@ class Trainer:
         self.run = run
         self.config, self.ranks, self.engine, self.task = run.config, run.ranks, run.engine, run.parts.task
         self.tying = run.parts.model.tying
-        self.epoch_means, self.window, self.usage = MeanMeter(), MeanMeter(), UsageMeter(self.tying)
+        self.tally = Tally(self.tying, run.ranks)
         self.supply = SupplyMeter(run.train)
         self.throughput = ThroughputMeter(run.parts.model, run.ranks, run.config.tracking.peak_tflops)
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {}
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
         self.divergence = Divergence(run)
         self.watch = run.watch
         self.saved_at: int | None = None
-        self.began = time.monotonic()
-        """When the run would have begun, had it been one process from start to end."""
 
     def fit(self) -> dict[str, Any]:
         """Train to the last update; the summary of the run (the same on every rank).
@@ -108,10 +102,11 @@ class Trainer:
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
                 self._stop_if_asked()
-        if not self.history or self.history[-1]["step"] < self.engine.updates:
+        tally = self.tally
+        if not tally.history or tally.history[-1]["step"] < self.engine.updates:
             self._end_epoch()  # a run cut short at the very checkpoint it was resumed from
-        seconds = time.monotonic() - self.began
-        return self._record(lambda recorder: recorder.finish(self.history, self.best, seconds))
+        seconds = tally.seconds
+        return self._record(lambda recorder: recorder.finish(tally.history, tally.best, seconds))
 
     def _begin_record(self, resumed_at: int | None) -> None:
         self.run.folder.begin(self.config)
@@ -198,21 +193,18 @@ class Trainer:
             "score": self.task.soft_scores(logits_BA.detach(), batch).sum() / batch.valid_B.sum().clamp(min=1),
             **{f"loss_{name}": value.detach() for name, value in extra.items()},
         }
-        self.epoch_means.update(values, num_valid)
-        self.window.update(values, num_valid)
-        self.usage.update(outputs.gates.detach(), batch.valid_B)
+        self.tally.micro_batch(values, num_valid, outputs.gates, batch.valid_B)
 
     def _record_window(self, rates: dict[str, float]) -> dict[str, str]:
         """Record the means over ranks since the last interval; the few to show beside the progress."""
-        self.window.reduce(self.ranks.sum)
-        means, self.window = self.window.means(), MeanMeter()
+        means = self.tally.end_window()
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {
             f"train/{name}": value
             for name, value in self.supply.window(self.ranks, self.throughput.all_seconds).items()
         }
         values |= {f"time/{name}": value for name, value in self.throughput.window().items()}
-        values |= {"time/seconds": time.monotonic() - self.began, "time/ranks": self.ranks.world_size}
+        values |= {"time/seconds": self.tally.seconds, "time/ranks": self.ranks.world_size}
         values["train/gradient_norm"] = self.engine.gradient_norm()
         if self.tying.decisions:
             values["train/temperature"] = self.run.parts.model.decider.temperature
@@ -245,37 +237,27 @@ class Trainer:
 
     def _end_epoch(self) -> str:
         """Score, gap, pictures, checkpoint; one sentence about the epoch."""
-        self.epoch_means.reduce(self.ranks.sum)
-        self.usage.reduce(self.ranks.sum)
+        tally = self.tally
+        tally.reduce_epoch()
         # Before the evaluation, which may go by it.
-        self.run.parts.model.global_decisions = self.usage.majority()
+        self.run.parts.model.global_decisions = tally.usage.majority()
         evaluation = self._evaluate()
         epoch = self.run.epoch_of(self.engine.updates)
-        record = self._record(lambda recorder: recorder.epoch(epoch, self.epoch_means.means(), evaluation, self.usage))
-        self.history.append(record)
-        self.epoch_means, self.usage = MeanMeter(), UsageMeter(self.tying)
-        is_best = not self.best or record["val_score"] > self.best["val_score"]
-        if is_best:
-            self.best = {"val_score": record["val_score"], "step": self.engine.updates}
-        self._record(lambda recorder: recorder.curves(self.history))
+        means, usage = tally.epoch_means.means(), tally.usage
+        record = self._record(lambda recorder: recorder.epoch(epoch, means, evaluation, usage))
+        is_best = tally.end_epoch(record, self.engine.updates)
+        self._record(lambda recorder: recorder.curves(tally.history))
         self._save(best=is_best)
         return sentence(record)
 
     def _save(self, *, best: bool) -> None:
-        """Write a checkpoint; from here on rank 0 carries the sums of all ranks, in this run as in a resumed one."""
+        """Write a checkpoint."""
         self.watch.rest("saving")
-        meters = self._meters()
-        for meter in meters.values():
-            meter.settle(self.ranks.sum, self.ranks.is_main)
-        state = {
+        state = self.tally.state_dict() | {
             "stream": self.run.train.state_dict(),
             "left_out": sorted(self.run.train.bad.left_out),
-            "history": self.history,
-            "best": self.best,
             "global_decisions": self.run.parts.model.global_decisions,
             "start_score": self.recorder.start_score if self.recorder else None,
-            "seconds": time.monotonic() - self.began,
-            "meters": {name: meter.state_dict() for name, meter in meters.items()},
         }
         save_checkpoint(self.run, state, best=best)
         self.saved_at = self.engine.updates
@@ -288,13 +270,7 @@ class Trainer:
             return None
         self.run.train.load_state_dict(state["stream"])
         self.run.train.bad.add(state["left_out"])
-        self.history, self.best, self.start_score = state["history"], state["best"], state["start_score"]
+        self.tally.load_state_dict(state)
+        self.start_score = state["start_score"]
         self.run.parts.model.global_decisions = state["global_decisions"]
-        self.began -= state["seconds"]
-        if self.ranks.is_main:
-            for name, meter in self._meters().items():
-                meter.load_state_dict(state["meters"][name])
         return self.engine.updates
-
-    def _meters(self) -> dict[str, MeanMeter | UsageMeter]:
-        return {"epoch_means": self.epoch_means, "window": self.window, "usage": self.usage}

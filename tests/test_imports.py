@@ -29,7 +29,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("engine",),
     ("tracking", "meters", "supply"),
-    ("throughput",),
+    ("throughput", "tally"),
     ("config",),
     ("run_folder", "checks"),
     ("subjects",),

@@ -103,7 +103,7 @@ def test_seconds_count_all_processes(tiny: Callable[..., list[str]], ranks: Rank
     """A first process that took an hour, and a second one that only adds to it."""
     words = ("--strategy", "standard")
     first = Trainer(build(load_run_config(tiny("seconds", "--output_dir", str(tmp_path), *words)), ranks))
-    first.began -= 3600
+    first.tally._began -= 3600
     assert first.fit()["seconds"] > 3600
     second, _ = fit("seconds", *words, "--resume", "auto", "--max_steps", "4")
     assert second["seconds"] > 3600

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
+IN_RUN_FOLDER = "invariance"
+"""Its name where a run's folder holds it."""
 Floats = NDArray[np.float64]
 Row = Mapping[str, Floats]
 """What a row holds, by name."""

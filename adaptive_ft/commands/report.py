@@ -8,11 +8,12 @@ from typing import Literal
 from tyro.conf import Positional
 
 from adaptive_ft.analysis.report.compared_table import read_table
-from adaptive_ft.analysis.report.page import INVARIANCE_FIGURES, INVARIANCES, write_report
+from adaptive_ft.analysis.report.page import INVARIANCE_FIGURES, write_report
 from adaptive_ft.analysis.report.run_files import RunFiles, read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.errors import UserError
 from adaptive_ft.examining import examine
+from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.tracking import quiet_libraries
 from adaptive_ft.versions import versions
 
@@ -60,7 +61,7 @@ class Command:
 
     def _invariances(self) -> list[Path]:
         """The runs' own measurements that have been finished."""
-        places = [folder / INVARIANCES for folder in self.runs]
+        places = [RunFolder(folder).invariance for folder in self.runs]
         return [place for place in places if any((place / name).is_file() for name in INVARIANCE_FIGURES)]
 
     def _told(self, run: RunFiles) -> Told:

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from adaptive_ft.analysis.measurement_folder import IN_RUN_FOLDER
 from adaptive_ft.analysis.pictures import save_figure, training_curves
 from adaptive_ft.analysis.report.cards import data_address, picture_name
 from adaptive_ft.analysis.report.compared_table import ComparedTable
@@ -28,8 +29,6 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
 
 TEMPLATE = "page.html.j2"
-INVARIANCES = "invariance"
-"""The folder in a run's that adaptive-ft invariance writes to."""
 INVARIANCE_FIGURES = {
     "stir.png": "shared invariances (STIR), layer by layer, inverted on the pretrained model",
     "stir-on-fine-tuned.png": "shared invariances (STIR), layer by layer, inverted on the fine-tuned model",
@@ -100,7 +99,7 @@ def write_report(
 
 def _measured(folder: Path) -> str:
     """The name of a measurement: its run's where it lies in a run's folder."""
-    return folder.resolve().parent.name if folder.name == INVARIANCES else folder.name
+    return folder.resolve().parent.name if folder.name == IN_RUN_FOLDER else folder.name
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
