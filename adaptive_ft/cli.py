@@ -24,6 +24,7 @@ COMMANDS = {
     "cost": "measure what a training step costs for each row of a comparison",
     "report": "write one HTML page about runs: scores, curves, usage, examples",
     "invariance": "measure which invariances of a pretrained model a fine-tuned one has kept",
+    "flips": "measure how well the gate gradient foretells what flipping a decision does to the loss",
     "inspect": "print the components of a model, a strategy's decisions, and the parameters",
 }
 HELP_WORDS = ("-h", "--help")

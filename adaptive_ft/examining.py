@@ -37,7 +37,7 @@ def examine(run: Path, which: str, samples: int, shards: str | None = None) -> E
         UserError: no such checkpoint or shards, shards that do not fit the run, or a damaged sample.
     """
     restored = restore(run, which)
-    found = restored.subject.fit(open_set(_address(restored, shards), restored.config.data), restored.model.base)
+    found = restored.subject.fit(open_set(address_asked(restored, shards), restored.config.data), restored.model.base)
     dtype = torch.bfloat16 if restored.config.precision == "bf16" else torch.float32
     distance_C = component_distances(restored.model)
     restored.model.to(dtype)
@@ -78,8 +78,8 @@ def spread(wanted: int, total: int) -> list[int]:
     return [(2 * place + 1) * total // (2 * count) for place in range(count)]
 
 
-def _address(restored: Restored, shards: str | None) -> str:
-    """Where the examples are read; raises UserError for what is not read without being named, or is not there."""
+def address_asked(restored: Restored, shards: str | None) -> str:
+    """Where examples of a run are read; raises UserError for what is not read without being named, or is not there."""
     own = restored.config.data.val
     if shards is None and own.startswith("pipe:"):
         raise UserError(

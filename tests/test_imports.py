@@ -36,6 +36,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("evaluation", "saving", "same_run"),
     ("recorder", "exporting", "examining"),
+    ("flipping",),
     ("measured",),
     ("divergence", "further_sets"),
     ("trainer",),

@@ -74,11 +74,15 @@ class ClassificationTask(AnswerChoice):
         """The logits [B, A] in the output of a Hugging Face image classifier."""
         return outputs.logits
 
-    def loss(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
-        """Cross-entropy, mean over valid rows; float32 scalar; 0 when no row is valid."""
+    def losses(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
+        """Cross-entropy of each row; float32 [B]; 0 for rows that are not valid."""
         smoothing = self._config.label_smoothing
         loss_B = F.cross_entropy(logits_BA.float(), batch.targets_BA, reduction="none", label_smoothing=smoothing)
-        return torch.where(batch.valid_B, loss_B, 0.0).sum() / batch.valid_B.sum().clamp(min=1)
+        return torch.where(batch.valid_B, loss_B, 0.0)
+
+    def loss(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
+        """Cross-entropy, mean over valid rows; float32 scalar; 0 when no row is valid."""
+        return self.losses(logits_BA, batch).sum() / batch.valid_B.sum().clamp(min=1)
 
 
 def crop(pixels_B3HW: Tensor, smallest: float) -> Tensor:

@@ -31,8 +31,11 @@ class Task(Protocol):
     def logits(self, outputs: Any) -> Tensor:
         """The logits [B, A] in the output of the base model."""
 
+    def losses(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
+        """The loss of each row, float32 [B]; 0 for rows that are not valid."""
+
     def loss(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
-        """What training minimises: a float32 scalar over the valid rows, 0 where there are none."""
+        """What training minimises: the float32 mean of `losses` over the valid rows, 0 where there are none."""
 
     def soft_scores(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
         """The target of each row's highest logit, float32 [B] in [0, 1]; 0 for rows that are not valid."""

@@ -64,11 +64,14 @@ class VqaTask(AnswerChoice):
         """The logits [B, A] in the output of a Hugging Face question-answering model."""
         return outputs.question_answering_score
 
+    def losses(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
+        """Binary cross-entropy of each row, summed over answers; float32 [B]; 0 for rows that are not valid."""
+        loss_BA = F.binary_cross_entropy_with_logits(logits_BA.float(), batch.targets_BA, reduction="none")
+        return torch.where(batch.valid_B, loss_BA.sum(dim=1), 0.0)
+
     def loss(self, logits_BA: Tensor, batch: TaskBatch) -> Tensor:
         """Binary cross-entropy, mean over valid rows and answers, times A, as in the original (docs/method.md, 5).
 
         Equals the sum over answers, averaged over the valid rows; float32 scalar; 0 when no row is valid.
         """
-        loss_BA = F.binary_cross_entropy_with_logits(logits_BA.float(), batch.targets_BA, reduction="none")
-        loss_B = torch.where(batch.valid_B, loss_BA.sum(dim=1), 0.0)
-        return loss_B.sum() / batch.valid_B.sum().clamp(min=1)
+        return self.losses(logits_BA, batch).sum() / batch.valid_B.sum().clamp(min=1)

@@ -1,0 +1,139 @@
+"""Does the gate gradient foretell what a decision is worth? Predicted and true changes of the loss, pair by pair.
+
+The true change of one pair is L(g with decision d of sample n flipped) - L(g); the predicted one, to first order,
+(1 - 2 g[n, d]) dL/dg[n, d].
+Shapes: N samples, D live decisions, P pairs of a sample and a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive_ft.components import Component, ComponentMap
+from adaptive_ft.strategies import Tying
+
+Floats = NDArray[np.float64]
+
+ALL = "all"
+# The last words of a component's part, as people say it.
+_PARTS = {"attention.output": "attention output", "ffn.in": "FFN in", "ffn.out": "FFN out"}
+_SUBLAYERS = {"attention": "attention", "ffn": "FFN"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well one number foretells another over `pairs` pairs: Pearson's and Spearman's correlation (None where one
+    side is constant), and the share of pairs with the same sign.
+    """
+
+    pairs: int
+    pearson: float | None
+    spearman: float | None
+    same_sign: float
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What flipping each live decision of each sample alone does to that sample's loss.
+
+    `names` and `kinds` [D] are those of the decisions, `question_ids` and `losses_N` those of the samples.
+    """
+
+    question_ids: Sequence[int]
+    names: Sequence[str]
+    kinds: Sequence[str]
+    losses_N: Floats
+    gates_ND: Floats
+    gradient_ND: Floats
+    change_ND: Floats
+
+    @property
+    def predicted_ND(self) -> Floats:
+        """(1 - 2 g) dL/dg."""
+        predicted: Floats = (1 - 2 * self.gates_ND) * self.gradient_ND
+        return predicted
+
+    def by_kind(self) -> dict[str, tuple[Floats, Floats]]:
+        """Predicted and true changes [P] of all pairs, and of those of each kind where there are several."""
+        kinds = list(dict.fromkeys(self.kinds))
+        chosen = {ALL: np.full(len(self.kinds), True)}
+        if len(kinds) > 1:
+            chosen |= {kind: np.array([own == kind for own in self.kinds]) for kind in kinds}
+        return {
+            kind: (self.predicted_ND[:, of_kind].ravel(), self.change_ND[:, of_kind].ravel())
+            for kind, of_kind in chosen.items()
+        }
+
+    def agreements(self) -> dict[str, Agreement]:
+        """The agreement of predicted and true changes, by kind."""
+        return {kind: agreement(*pairs) for kind, pairs in self.by_kind().items()}
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """A line per pair for a CSV."""
+        for sample, question in enumerate(self.question_ids):
+            for decision, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
+                yield {
+                    "question_id": question, "decision": name, "kind": kind,
+                    "gate": int(self.gates_ND[sample, decision]), "loss": float(self.losses_N[sample]),
+                    "gradient": float(self.gradient_ND[sample, decision]),
+                    "predicted_change": float(self.predicted_ND[sample, decision]),
+                    "true_change": float(self.change_ND[sample, decision]),
+                }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """What summarises them, as plain values."""
+        return {
+            "samples": len(self.question_ids),
+            "decisions": len(self.names),
+            "tuned_share": float(self.gates_ND.mean()),
+            "mean_loss": float(self.losses_N.mean()),
+            "agreement": {kind: asdict(found) for kind, found in self.agreements().items()},
+        }
+
+
+def agreement(predicted_P: Floats, change_P: Floats) -> Agreement:
+    """How well the predicted changes foretell the true ones."""
+    ranks = (_ranks(predicted_P), _ranks(change_P))
+    same_sign = float((np.sign(predicted_P) == np.sign(change_P)).mean())
+    return Agreement(len(change_P), _pearson(predicted_P, change_P), _pearson(*ranks), same_sign)
+
+
+def _pearson(x_P: Floats, y_P: Floats) -> float | None:
+    x, y = x_P - x_P.mean(), y_P - y_P.mean()
+    spread = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum() / spread) if spread else None
+
+
+def _ranks(values_P: Floats) -> Floats:
+    """The rank of every value, from 0; equal ones share the mean of theirs. (`mean_ranks` compares all with all.)"""
+    _, place, counts = np.unique(values_P, return_inverse=True, return_counts=True)
+    ranks: Floats = (counts.cumsum() - (counts + 1) / 2)[place]
+    return ranks
+
+
+def kinds_of(tying: Tying, components: ComponentMap) -> list[str]:
+    """What each live decision rules: head, attention output, FFN in, FFN out, where it is one of these; attention or
+    FFN, the two halves of a layer; or a layer.
+    """
+    ruled: list[list[Component]] = [[] for _ in tying.decisions]
+    for component, live, decision in zip(components, components.live, tying.index, strict=True):
+        if live and decision >= 0:
+            ruled[decision].append(component)
+    return [_kind(own) for own in ruled if own]
+
+
+def _kind(ruled: Sequence[Component]) -> str:
+    kinds = {_component_kind(component) for component in ruled}
+    halves = {_SUBLAYERS[component.sublayer] for component in ruled}
+    return next(iter(kinds if len(kinds) == 1 else halves)) if len(halves) == 1 else "layer"
+
+
+def _component_kind(component: Component) -> str:
+    if component.head is not None:
+        return "head"
+    return next(kind for part, kind in _PARTS.items() if component.part.endswith(part))

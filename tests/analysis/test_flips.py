@@ -1,0 +1,82 @@
+"""Predicted and true changes of the loss: correlations that a second count confirms, kinds by what a decision rules."""
+
+import numpy as np
+import pytest
+from transformers import LxmertConfig, LxmertModel
+
+from adaptive_ft.analysis.flip_picture import correlations, predicted_and_true
+from adaptive_ft.analysis.flips import Flips, agreement, kinds_of
+from adaptive_ft.analysis.rank_correlation import mean_ranks
+from adaptive_ft.components import ComponentMap
+from adaptive_ft.models import describe
+from adaptive_ft.strategies import tie
+
+
+@pytest.fixture(scope="module")
+def components() -> ComponentMap:
+    """Those of an LXMERT of one layer of each kind, whose last cross layer has dead ones."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    config = LxmertConfig(**sizes, l_layers=1, r_layers=1, x_layers=1, visual_feat_dim=4)
+    return describe(LxmertModel(config)).components
+
+
+@pytest.fixture
+def flips() -> Flips:
+    gates, gradient = np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([[0.5, 0.25], [-2.0, 1.0]])
+    change = np.array([[0.25, -0.5], [1.0, 0.125]])
+    return Flips([7, 9], ["a", "b"], ["head", "FFN in"], np.array([1.0, 2.0]), gates, gradient, change)
+
+
+def test_a_flip_is_predicted_in_the_direction_it_takes(flips: Flips) -> None:
+    """Upwards from a frozen component, downwards from a tuned one."""
+    assert flips.predicted_ND.tolist() == [[0.5, -0.25], [2.0, -1.0]]
+    assert [(line["question_id"], line["decision"], line["predicted_change"]) for line in flips.lines()] == [
+        (7, "a", 0.5), (7, "b", -0.25), (9, "a", 2.0), (9, "b", -1.0)
+    ]  # fmt: skip
+
+
+def test_each_kind_is_judged_by_its_own_pairs(flips: Flips) -> None:
+    found = flips.agreements()
+    assert {kind: told.pairs for kind, told in found.items()} == {"all": 4, "head": 2, "FFN in": 2}
+    assert found["all"].pearson == pytest.approx(np.corrcoef([0.5, -0.25, 2, -1], [0.25, -0.5, 1, 0.125])[0, 1])
+    assert (found["head"].pearson, found["FFN in"].pearson) == (pytest.approx(1), pytest.approx(-1))
+    assert (found["head"].same_sign, found["FFN in"].same_sign) == (1.0, 0.5)
+    assert flips.summary()["tuned_share"] == 0.75
+
+
+def test_equal_numbers_share_their_rank() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 5, (2, 40)).astype(float)
+    expected = np.corrcoef(*mean_ranks(np.stack([x, y])))[0, 1]
+    assert agreement(x, y).spearman == pytest.approx(expected)
+
+
+def test_a_side_that_never_changes_has_no_correlation() -> None:
+    found = agreement(np.zeros(3), np.arange(3.0))
+    assert (found.pearson, found.spearman) == (None, None)
+    assert correlations(found) == "3 pairs: Pearson –, Spearman –"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kinds"),
+    [
+        ("spottune", {"head", "attention output", "FFN in", "FFN out"}),
+        ("spottune_res", {"attention", "FFN"}),
+        ("spottune_block", {"layer"}),
+        ("standard", set()),
+    ],
+)
+def test_the_kind_is_what_a_decision_rules(components: ComponentMap, strategy: str, kinds: set[str]) -> None:
+    """One for every live decision."""
+    tying = tie(strategy, components)
+    found = kinds_of(tying, components)
+    assert set(found) == kinds
+    assert len(found) == sum(tying.live)
+
+
+def test_every_pair_is_a_dot(flips: Flips) -> None:
+    figure = predicted_and_true(flips)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["head", "FFN in"]
+    dots = [np.asarray(axis.collections[0].get_offsets()).tolist() for axis in figure.axes]
+    assert dots == [[[0.5, 0.25], [2.0, 1.0]], [[-0.25, -0.5], [-1.0, 0.125]]]
+    figure.canvas.draw()
