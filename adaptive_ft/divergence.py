@@ -21,8 +21,8 @@ from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import Examples
 from adaptive_ft.engine.failed_writes import FailedWrite
 from adaptive_ft.errors import UserError
+from adaptive_ft.evaluation import Unsound
 from adaptive_ft.gates import GatesDiverged
-from adaptive_ft.tasks.batch import TaskBatch
 
 Fed = dict[str, Any]
 
@@ -33,7 +33,8 @@ class Divergence:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._fed: dict[int, list[Fed]] = {}
-        self._unsound: list[int] = []
+        self.answered = Unsound()
+        """To be shown every batch of an evaluation."""
 
     def watch(self) -> AbstractContextManager[None]:
         """Inside, gates that are no numbers are left to `look`; outside, the model refuses them at once."""
@@ -49,12 +50,6 @@ class Divergence:
         sound = loss.detach().isfinite() & gates_BD.detach().isfinite().all()
         self._fed[self._run.engine.updates + 1][-1] |= {"loss": loss.detach(), "sound": sound}
 
-    def answered(self, batch: TaskBatch, logits_BA: Tensor, gates_BD: Tensor) -> None:
-        """What came of a batch of an evaluation; waits for the device, as whoever scores the answers does."""
-        sound_B = logits_BA.isfinite().all(dim=1) & gates_BD.isfinite().all(dim=1) | ~batch.valid_B
-        rows = zip(batch.questions, sound_B.tolist(), strict=True)
-        self._unsound += [question.question_id for question, sound in rows if not sound]
-
     def look(self) -> None:
         """Stop all ranks where an update or an evaluation since the last look has diverged on any (collective; waits
         for the device).
@@ -64,7 +59,7 @@ class Divergence:
         """
         ranks, engine = self._run.ranks, self._run.engine
         update, faulty = engine.diverged_at(), self._gates_are_faulty()
-        own = [-math.inf if update is None else -update, faulty, bool(self._unsound)]
+        own = [-math.inf if update is None else -update, faulty, bool(self.answered.question_ids)]
         first, any_faulty, any_unsound = ranks.max(torch.tensor(own, dtype=torch.float64)).tolist()
         if first > -math.inf or (any_faulty and not any_unsound):
             at = engine.updates if first == -math.inf else int(-first)
@@ -72,7 +67,7 @@ class Divergence:
             told = ranks.gather(({"rank": ranks.rank, "micro_batches": batches}, faulty))
             ranks.on_main(lambda: self._stop_training(at, told))
         if any_unsound:
-            asked = ranks.gather({"rank": ranks.rank, "question_ids": self._unsound})
+            asked = ranks.gather({"rank": ranks.rank, "question_ids": self.answered.question_ids})
             ranks.on_main(lambda: self._stop_evaluation(engine.updates, asked))
         self._fed.clear()
 

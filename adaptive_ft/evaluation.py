@@ -13,10 +13,13 @@ from torch import Tensor
 
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.engine.ranks import Ranks
+from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.task import Task
 from adaptive_ft.tasks.vqa_accuracy import AccuracyMeter, AccuracyReport
+
+Watch = Callable[[TaskBatch, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,33 @@ class Evaluation:
     usage: UsageMeter
 
 
+class Unsound:
+    """Remembers this rank's questions whose logits or gates are no finite numbers; a `watch` of `evaluate`."""
+
+    def __init__(self) -> None:
+        self.question_ids: list[int] = []
+
+    def __call__(self, batch: TaskBatch, logits_BA: Tensor, gates_BD: Tensor) -> None:
+        """Look at a batch; waits for the device, as whoever scores the answers does."""
+        sound_B = logits_BA.isfinite().all(dim=1) & gates_BD.isfinite().all(dim=1) | ~batch.valid_B
+        rows = zip(batch.questions, sound_B.tolist(), strict=True)
+        self.question_ids += [question.question_id for question, sound in rows if not sound]
+
+    def refuse(self, ranks: Ranks, address: str) -> None:
+        """Raise UserError on all ranks where any has such a question of the shards at `address` (collective)."""
+        found = [number for part in ranks.gather(self.question_ids) for number in part]
+        ranks.on_main(lambda: _refuse_unsound(found, address))
+
+
+def _refuse_unsound(found: list[int], address: str) -> None:
+    if found:
+        raise UserError(
+            f"The model gives no finite numbers for {len(found)} examples of '{address}', the first is {min(found)}:"
+            " such answers cannot be judged. Where their features or pictures are sound, the weights are not, or bf16"
+            " is too narrow for them."
+        )
+
+
 def evaluate(
     forward: Callable[..., Any],
     stream: Iterable[Any],
@@ -38,7 +68,7 @@ def evaluate(
     tying: Tying,
     ranks: Ranks,
     dtype: torch.dtype,
-    watch: Callable[[TaskBatch, Tensor, Tensor], None] | None = None,
+    watch: Watch,
 ) -> Evaluation:
     """Answer all `num_questions` questions of `stream` and judge the answers (collective).
 
@@ -58,8 +88,7 @@ def evaluate(
             batch.valid_B.tolist(),
         )
         usage.update(outputs.gates, batch.valid_B)
-        if watch is not None:
-            watch(batch, logits_BA, outputs.gates)
+        watch(batch, logits_BA, outputs.gates)
     usage.reduce(ranks.sum)
     records = ranks.gather(accuracy.records)
     if not ranks.is_main:
@@ -79,6 +108,7 @@ def answer(
     tying: Tying,
     ranks: Ranks,
     dtype: torch.dtype,
+    watch: Watch,
 ) -> Evaluation:
     """The same pass without judging: for questions whose answers are not public (collective).
 
@@ -88,9 +118,11 @@ def answer(
     own: dict[int, str] = {}
     usage = UsageMeter(tying)
     for batch, outputs in _passed(forward, stream, task, ranks, dtype):
-        rows = zip(batch.questions, task.answers(task.logits(outputs)), batch.valid_B.tolist(), strict=True)
+        logits_BA = task.logits(outputs)
+        rows = zip(batch.questions, task.answers(logits_BA), batch.valid_B.tolist(), strict=True)
         own |= {question.question_id: given for question, given, valid in rows if valid}
         usage.update(outputs.gates, batch.valid_B)
+        watch(batch, logits_BA, outputs.gates)
     usage.reduce(ranks.sum)
     answers = {number: given for part in ranks.gather(own) for number, given in part.items()}
     if ranks.is_main and len(answers) != num_questions:

@@ -13,7 +13,7 @@ import torch
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.data.reading.shard_set import ShardSet
-from adaptive_ft.evaluation import evaluate
+from adaptive_ft.evaluation import Unsound, evaluate
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 
 PER_CENT = 100.0
@@ -49,6 +49,7 @@ def _kept(run: Run, addresses: dict[str, ShardSet]) -> dict[str, Any]:
 def _judge(run: Run, shards: ShardSet) -> dict[str, Any]:
     run.engine.module.eval()
     torch.manual_seed(run.config.seed)  # matters only where the config samples gates in evaluation
+    unsound = Unsound()
     evaluation = evaluate(
         functools.partial(run.engine, policy=None),
         run.watch.steps(run.open_val(shards), run.engine.updates, "evaluating", then="scoring"),
@@ -57,8 +58,10 @@ def _judge(run: Run, shards: ShardSet) -> dict[str, Any]:
         run.parts.model.tying,
         run.ranks,
         run.engine.dtype,
+        unsound,
     )
     run.parts.model.holder.check()
+    unsound.refuse(run.ranks, shards.address)
     return run.ranks.on_main(lambda: _scores(run, shards, evaluation.report))
 
 

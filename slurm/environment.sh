@@ -17,7 +17,8 @@ fail() {
 
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}
 job=${job:-$SLURM_JOB_ID}              # stays the same when the job is requeued
-name=${SLURM_JOB_NAME//\//_}-$job      # so does the run's folder: runs/$name
+name=${SLURM_JOB_NAME:-job}            # Slurm leaves it out where the submitting shell had it unset
+name=${name//\//_}-$job                # stays the same, too: so does the run's folder: runs/$name
 restarts=${SLURM_RESTART_COUNT:-0}     # requeues for whatever reason; crashes are counted apart
 most_crashes=${ADAPTIVE_FT_RESTARTS:-3}
 ranks_per_node=${SLURM_NTASKS_PER_NODE:?the scripts need --ntasks-per-node=N}

@@ -1,16 +1,20 @@
 """A pass over the validation set: every question once, deterministic gates, scores that a second count confirms."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LxmertForQuestionAnswering
 
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
-from adaptive_ft.evaluation import Evaluation, answer, evaluate
+from adaptive_ft.errors import UserError
+from adaptive_ft.evaluation import Evaluation, Unsound, answer, evaluate
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.task import Task
@@ -44,7 +48,7 @@ def run(
     stream = EvalStream(shards, batch_size=batch_size)
     forward = functools.partial(restored.model, policy=policy)
     count = shards.num_examples if expected is None else expected
-    return evaluate(forward, stream, count, task, restored.model.tying, ranks, torch.float32)
+    return evaluate(forward, stream, count, task, restored.model.tying, ranks, torch.float32, Unsound())
 
 
 def test_every_question_is_answered_once(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
@@ -114,10 +118,39 @@ def test_answering_gives_the_same_answers_unjudged(
     """The pass for questions without public answers says what the judged one says."""
     judged = run(restored, task, shards, ranks)
     stream = EvalStream(shards, batch_size=32)
-    given = (restored.model, stream, shards.num_examples, task, restored.model.tying, ranks, torch.float32)
+    given = (restored.model, stream, shards.num_examples, task, restored.model.tying, ranks, torch.float32, Unsound())
     found = answer(*given)
     assert found.report is None
     assert found.answers == judged.answers
     assert torch.equal(found.usage.decision_shares(), judged.usage.decision_shares())
     with pytest.raises(ValueError, match="77 questions were answered but the shards hold 78"):
         answer(restored.model, stream, shards.num_examples + 1, *given[3:])
+
+
+@pytest.mark.parametrize("one_pass", [evaluate, answer])
+def test_answers_that_are_no_numbers_are_refused(
+    one_pass: Callable[..., Evaluation], restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
+) -> None:
+    """The first of every batch, three of 77; padding rows, which are never judged, do not count."""
+    unsound, batches = Unsound(), list(EvalStream(shards, batch_size=32))
+    assert not batches[-1].valid_B.all()
+    valid = iter([batch.valid_B for batch in batches])
+
+    def forward(**inputs: Tensor) -> Any:
+        outputs = restored.model(**inputs)
+        logits_BA = task.logits(outputs)
+        logits_BA[0, 3], logits_BA[~next(valid)] = float("nan"), float("inf")
+        return outputs
+
+    one_pass(forward, batches, shards.num_examples, task, restored.model.tying, ranks, torch.float32, unsound)
+    first = [batch.questions[0].question_id for batch in batches]
+    assert unsound.question_ids == first
+    with pytest.raises(UserError, match=rf"no finite numbers for 3 examples of 'here/val', the first is {min(first)}"):
+        unsound.refuse(ranks, "here/val")
+
+
+def test_a_sound_pass_is_not_refused(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
+    unsound, stream = Unsound(), EvalStream(shards, batch_size=32)
+    evaluate(restored.model, stream, 77, task, restored.model.tying, ranks, torch.float32, unsound)
+    unsound.refuse(ranks, "here/val")
+    assert not unsound.question_ids

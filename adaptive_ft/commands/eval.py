@@ -18,7 +18,7 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.evaluation import Evaluation, answer, evaluate
+from adaptive_ft.evaluation import Evaluation, Unsound, answer, evaluate
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer, both_forms
 from adaptive_ft.tracking import quiet_libraries
@@ -117,8 +117,10 @@ class Command:
         forward = functools.partial(model, policy=None if self.policy == "network" else self.policy)
         torch.manual_seed(restored.config.seed)
         one_pass = evaluate if shards.manifest.answered else answer
-        evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype)
+        unsound = Unsound()
+        evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype, unsound)
         model.holder.check()
+        unsound.refuse(ranks, shards.address)
         return evaluation
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import LxmertForQuestionAnswering
+from transformers.models.lxmert.modeling_lxmert import LxmertVisualAnswerHead
 
 from adaptive_ft.build import build
 from adaptive_ft.commands.eval import Command
@@ -101,6 +104,27 @@ def test_an_unanswered_split_is_answered_not_judged(
     assert not re.search("soft|constant|name other answers", told)
     with pytest.raises(UserError, match="answer to judge by: give --predictions FILE"):
         Command(finished_run.path, shards=str(folder)).answer_on(ranks)
+
+
+@pytest.mark.parametrize("words", [{}, {"predictions": "answers.json"}])
+def test_a_model_that_gives_no_numbers_is_not_scored(
+    words: dict[str, str], finished_run: RunFolder, other: Callable[..., Path], ranks: Ranks, tmp_path: Path
+) -> None:
+    """Its weights are sound, its answers are not: as with features that bf16 cannot hold."""
+    shards = other(without_answers, answered=False, answer_table=()) if words else None
+    files = {name: tmp_path / file for name, file in words.items()}
+    hook = register_module_forward_hook(no_numbers)
+    try:
+        with pytest.raises(UserError, match="gives no finite numbers for"):
+            Command(finished_run.path, shards=str(shards) if shards else None, **files).answer_on(ranks)
+    finally:
+        hook.remove()
+    assert not list(tmp_path.glob("*.json"))
+
+
+def no_numbers(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """What the head of LXMERT answers."""
+    return output * float("nan") if isinstance(module, LxmertVisualAnswerHead) else None
 
 
 def test_another_answer_table_is_told(
