@@ -5,6 +5,13 @@ PYTHON ?= python3
 RANKS ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo 2)
 # Which build of torch: auto (cuda where nvidia-smi finds a GPU, else cpu), cuda or cpu.
 TORCH ?= auto
+# Of `make table-questions`: official VQA v2 question files, or excerpts, the annotation files in the same order, and the
+# COCO split of their images where the files do not say it.
+QUESTIONS ?=
+ANNOTATIONS ?=
+COCO_SPLIT ?=
+# Of `make table-clothing`: the folder of the pictures, with labels.csv (path,label,split: train, validation, test).
+PHOTOS ?=
 # The index of PyTorch's CPU wheels, for machines whose package index has none (see README, Two commands).
 TORCH_INDEX ?=
 
@@ -12,7 +19,7 @@ BIN := .venv/bin
 LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
-.PHONY: train table table-small studies test test-cluster check bench invariance install world clean
+.PHONY: train table table-small studies table-questions table-clothing test test-cluster check bench invariance install world clean
 
 # The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
@@ -33,6 +40,37 @@ studies: install
 	@failed=0; for study in $(STUDIES); do $(BIN)/adaptive-ft compare $$study || { code=$$?; test $$code = 1 || exit $$code; failed=1; }; done; \
 	printf '\n'; for study in $(STUDIES); do echo "table      runs/compare/$$(basename $$study .yaml)/comparison.md"; done; \
 	exit $$failed
+
+# The same on real data: questions without their pictures, with the prior shift of VQA-CP, and photographs of clothes.
+# What is there already is kept.
+ASKED := data/questions
+PARTS := $(addprefix $(ASKED)/,source_train source_val target_train target_val target_val_indomain)
+CLOTHING := $(addprefix data/clothing/,train val test)
+
+table-questions: install $(PARTS)
+	$(BIN)/adaptive-ft compare recipes/compare/vqa_blind.yaml
+
+table-clothing: install $(CLOTHING)
+	$(BIN)/adaptive-ft compare recipes/compare/clothing.yaml
+
+$(ASKED)/parts: | $(INSTALLED)
+	$(BIN)/adaptive-ft resplit --output $@ --questions $(QUESTIONS) --annotations $(ANNOTATIONS) \
+		$(if $(COCO_SPLIT),--coco_split $(COCO_SPLIT)) --shares.source 0.6 --shares.val 0.5 --shares.crossing 0.1
+
+$(ASKED)/tokenizer: | $(ASKED)/parts
+	$(BIN)/adaptive-ft tokenizer --output $@ --vocab_size 4000 --source.questions $(ASKED)/parts/source_train_questions.json
+
+$(ASKED)/source_train: | $(ASKED)/tokenizer
+$(filter-out %/source_train,$(PARTS)): | $(ASKED)/source_train
+$(PARTS): $(ASKED)/%:
+	$(BIN)/adaptive-ft shards --output $@ --split $* --source.questions $(ASKED)/parts/$*_questions.json \
+		--source.annotations $(ASKED)/parts/$*_annotations.json \
+		$(if $(filter source_train,$*),--tokenizer $(ASKED)/tokenizer,--like $(ASKED)/source_train)
+
+data/clothing/val data/clothing/test: | data/clothing/train
+$(CLOTHING): data/clothing/%: | $(INSTALLED)
+	$(BIN)/adaptive-ft shards --output $@ --pictures $(PHOTOS) --labels $(PHOTOS)/labels.csv \
+		--split $(if $(filter val,$*),validation,$*) $(if $(filter train,$*),,--like data/clothing/train)
 
 test: install
 	$(BIN)/python -m pytest

@@ -13,6 +13,7 @@ COMMANDS = {
     "pictures": "generate labelled pictures to classify",
     "tokenizer": "train a tokenizer on the questions of a split",
     "shards": "convert question files and region features, or labelled pictures, to shards",
+    "resplit": "divide real questions so that answer priors differ between training and validation, as in VQA-CP",
     "merge": "make one shard set of several of one kind",
     "reshard": "cut the samples of a shard set into other shards",
     "verify": "read every byte of a shard set and compare it with its manifest",

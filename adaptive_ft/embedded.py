@@ -6,7 +6,8 @@
     data/vit/       a small ViT pretrained on those of the source domain (recipes/pictures_pretrain.yaml)
 
 The run itself, adapting data/base to the target domain, is recipes/world.yaml. Other recipes do the same with other
-bases (`PRETRAINING`). Real data and real weights take their place by name.
+bases (`PRETRAINING`), one of them on real questions, whose shards a person has made (docs/compare.md). Real data and
+real weights take their place by name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PRETRAINING = {
     str(BASE): "world_pretrain.yaml",
     "data/base_vlbert": "world_vlbert_pretrain.yaml",
+    "data/base_questions": "questions_pretrain.yaml",
     "data/vit": "pictures_pretrain.yaml",
 }
 NAMES_DATA = ("--config", "--data.train", "--data.val")

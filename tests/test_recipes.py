@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from adaptive_ft.comparing.recipe import load_recipe
 from adaptive_ft.config import load_run_config
 from adaptive_ft.strategies import CONSTANT, DECIDED, canonical
 from adaptive_ft.tasks.vqa_inputs import LEAST_PAIR
@@ -173,6 +176,27 @@ def test_the_data_of_a_recipe_is_made_by_a_command_of_the_documentation(recipe: 
     assert made.count(config.data.val) == 1
     others = [load_run_config(["--config", str(RECIPES / f"{other}.yaml")]) for other in OF_THE_ORIGINAL]
     assert sum(other.data.train == config.data.train for other in others) == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.parametrize(
+    ("target", "comparison", "others"),
+    [("table-questions", "vqa_blind", ["questions_pretrain"]), ("table-clothing", "clothing", [])],
+)
+def test_make_makes_the_data_of_a_comparison_on_real_data(
+    target: str, comparison: str, others: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every folder that the comparison or its base names, where none is there yet."""
+    words = ["make", "-n", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/.installed", target]
+    told = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    made = re.findall(r"--output (\S+)", told)
+    monkeypatch.chdir(REPOSITORY)
+    configs = list(load_recipe(RECIPES / "compare" / f"{comparison}.yaml").rows.values())
+    configs += [load_run_config(["--config", str(RECIPES / f"{other}.yaml")]) for other in others]
+    named = {folder for config in configs for folder in (config.data.train, config.data.val, *config.data.also_val)}
+    assert named <= set(made)
+    assert len(set(made)) == len(made)
+    assert f"adaptive-ft compare recipes/compare/{comparison}.yaml" in told
 
 
 @pytest.mark.parametrize("recipe", RUNS, ids=name)

@@ -19,7 +19,8 @@ HUNDRED = 100.0
 
 @dataclass(frozen=True)
 class SeedRun:
-    """What one finished run gives to its row; `scores` are by the names of the validation sets."""
+    """What one finished run gives to its row; `scores`, soft ones, are by the names of the validation sets, and so are
+    the `official` accuracies, where there are ten answers to each question."""
 
     seed: int
     folder: Path
@@ -27,6 +28,7 @@ class SeedRun:
     policy: str | None
     train: float
     scores: Mapping[str, float]
+    official: Mapping[str, float]
     start: float | None
     tuned: float | None
     trainable: int
@@ -67,6 +69,7 @@ def seed_run(folder: Path, seed: int, validation: Mapping[str, str]) -> SeedRun:
     first, *others = validation
     found = {name: run.also_val[validation[name]] for name in others}
     told = run.summary
+    official = {name: one.get("official_accuracy") for name, one in {first: told, **found}.items()}
     return SeedRun(
         seed=seed,
         folder=folder,
@@ -74,6 +77,7 @@ def seed_run(folder: Path, seed: int, validation: Mapping[str, str]) -> SeedRun:
         policy=told["policy"],
         train=told["train_score"],
         scores={first: told["val_score"], **{name: one["score"] for name, one in found.items()}},
+        official={name: accuracy for name, accuracy in official.items() if accuracy is not None},
         start=told["start_val_score"],
         tuned=told["tuned_share"],
         trainable=told["trainable_parameters"],
@@ -182,6 +186,7 @@ def _row_numbers(row: ComparedRow, validation: Sequence[str]) -> dict[str, Any]:
     for name in validation:
         columns[f"val_{name}"] = [run.scores[name] for run in row.runs]
         columns[f"gap_{name}"] = [run.gaps[name] for run in row.runs]
+        columns[f"official_{name}"] = [run.official[name] for run in row.runs if name in run.official]
     columns["tuned"] = [run.tuned for run in row.runs if run.tuned is not None]
     numbers: dict[str, Any] = {"row": row.name, "seeds": " ".join(str(run.seed) for run in row.runs)}
     for name, values in columns.items():
@@ -206,12 +211,23 @@ def run_numbers(comparison: Comparison) -> list[dict[str, Any]]:
             "row": row.name, "seed": run.seed, "strategy": run.strategy, "policy": run.policy, "train": run.train,
             **{f"val_{name}": run.scores[name] for name in comparison.validation},
             **{f"gap_{name}": run.gaps[name] for name in comparison.validation},
+            **{f"official_{name}": run.official.get(name) for name in comparison.validation},
             "start_val": run.start, "tuned": run.tuned, "trainable": run.trainable, "frozen": run.frozen,
             "peak_memory_gib": run.peak_memory_gib, "seconds": run.seconds, "folder": str(run.folder),
         }
         for row in comparison.rows
         for run in row.runs
     ]  # fmt: skip
+
+
+def official_told(comparison: Comparison) -> list[str]:
+    """A sentence for each validation set: the official VQA accuracy of every row, which is no soft score."""
+    told = []
+    for name in comparison.validation:
+        rows = {row.name: [run.official[name] for run in row.runs if name in run.official] for row in comparison.rows}
+        scores = ", ".join(f"{row} {_told(found)}" for row, found in rows.items() if found)
+        told += [f"Official accuracy, {name}: {scores}."] if scores else []
+    return told
 
 
 def constants_told(comparison: Comparison) -> str:

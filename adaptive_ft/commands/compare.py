@@ -15,7 +15,14 @@ from typing import NoReturn
 
 from tyro.conf import Positional
 
-from adaptive_ft.analysis.comparison import ComparedRow, Comparison, as_text, constants_told, seed_run
+from adaptive_ft.analysis.comparison import (
+    ComparedRow,
+    Comparison,
+    as_text,
+    constants_told,
+    official_told,
+    seed_run,
+)
 from adaptive_ft.analysis.comparison_files import write_comparison
 from adaptive_ft.analysis.report.compared_table import FIGURE
 from adaptive_ft.analysis.report.page import write_report
@@ -95,8 +102,10 @@ def compare(recipe: Recipe) -> Comparison:
     comparison = Comparison(list(recipe.validation), rows, reference=recipe.reference)
     missing = [str(run.config.name) for run in runs if run not in finished]
     notes = [
-        f"Scores in percent: mean ± sample standard deviation over seeds {', '.join(map(str, recipe.seeds))}; gap:"
-        " train minus validation; parameters trainable + frozen; peak: most memory of a rank's process in training.",
+        "Scores in percent, of questions the soft ones: mean ± sample standard deviation over seeds"
+        f" {', '.join(map(str, recipe.seeds))}; gap: train minus validation; parameters trainable + frozen; peak: most"
+        " memory of a rank's process in training.",
+        *official_told(comparison),
         constants_told(comparison),
         _cost_told(recipe, costs.threads if costs else None),
         *([f"Not finished: {', '.join(missing)}."] if missing else []),

@@ -16,6 +16,7 @@ from adaptive_ft.analysis.comparison import (
     cells,
     constants_told,
     header,
+    official_told,
     row_numbers,
     run_numbers,
     seed_run,
@@ -39,7 +40,9 @@ def run_folder(place: Path, name: str, train: float, near: float, far: float, **
         "seconds": 60.0, "best_constant": {"answer": "yes", "score": 0.2}, **changes,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
-    told = {"data/far": {"score": far, "best_constant": {"answer": "no", "score": 0.3}}}
+    told = {
+        "data/far": {"score": far, "official_accuracy": far - 0.01, "best_constant": {"answer": "no", "score": 0.3}}
+    }
     (folder / "also_val.json").write_text(json.dumps(told))
     lines = [{"step": step, "time/peak_memory_gib": peak} for step, peak in ((1, 0.5), (2, 0.75))]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -106,6 +109,16 @@ def test_the_files_hold_every_number(comparison: Comparison, tmp_path: Path) -> 
         (run["row"], str(run["seed"]), run["gap_far"]) for run in run_numbers(comparison)
     ]
     assert (tmp_path / "out/comparison.md").read_text(encoding="utf-8") == as_markdown(comparison)
+
+
+def test_the_official_accuracy_is_told_where_there_is_one(comparison: Comparison) -> None:
+    """The summaries, as those of pictures, have none of the first set; the files hold it run by run."""
+    assert official_told(comparison) == ["Official accuracy, far: a 69.00 ± 14.14, b 49.00."]
+    assert [run["official_far"] for run in run_numbers(comparison)] == pytest.approx([0.79, 0.59, 0.49])
+    assert {run["official_near"] for run in run_numbers(comparison)} == {None}
+    first, _, third = row_numbers(comparison)
+    assert first["official_far_mean"] == pytest.approx(0.69)
+    assert third["official_far_mean"] is first["official_near_mean"] is None
 
 
 def test_what_there_is_to_beat_is_told_once(comparison: Comparison) -> None:
