@@ -4,6 +4,7 @@ Shapes: N samples, B rows of a batch, D decisions, L live decisions, x2 = (froze
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,25 +19,36 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.examining import spread
 from adaptive_ft.gates import argmax_gates, straight_through_gumbel
+from adaptive_ft.original_form import OriginalForm
 from adaptive_ft.saving import Restored
+from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.task import Task
 
 Gates = Literal["argmax", "sample"]
-Found = tuple[Tensor, Tensor, Tensor, Tensor]
+Losses = Callable[[Tensor], Tensor]
 
 
-def flip_decisions(
-    restored: Restored, shards: ShardSet, samples: int, gates: Gates, rows: int, shown: Callable[[], None]
-) -> Flips:
-    """Flip every live decision of `samples` examples, spread evenly over `shards`, each alone.
+@dataclass(frozen=True)
+class FlipPlan:
+    """How decisions are flipped: of `samples` examples, `rows` at a time, starting from which gates; `original`: with
+    the gate gradients of the original's form too.
+    """
 
-    In evaluation mode and float32, `rows` examples at a time: one backward pass gives all gradients, one forward pass
-    per live decision the true changes. `gates`: the likelier choice of the policy network, or drawn as in training.
-    `shown` is called after each of these forward passes.
+    samples: int
+    rows: int
+    gates: Gates = "argmax"
+    original: bool = False
+
+
+def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: Callable[[], None]) -> Flips:
+    """Flip every live decision of some examples, spread evenly over `shards`, each alone.
+
+    In evaluation mode and float32: one backward pass gives all gradients, one forward pass per live decision the true
+    changes; `shown` is called after each of these.
 
     Raises:
-        UserError: the run's strategy decides nothing, or the shards have no answers.
+        UserError: the run's strategy decides nothing, the shards have no answers, or the run has no original form.
     """
     tying, strategy = restored.model.tying, restored.config.adapt.strategy
     if not tying.decisions:
@@ -44,22 +56,26 @@ def flip_decisions(
     if not shards.manifest.answered:
         raise UserError(f"'{shards.address}' has no answers, so there is no loss to compare: name other --shards.")
     model = restored.model.to(device()).eval()
+    original = OriginalForm(model) if plan.original else None
     own = shards.for_stream()
     reader = open_reader(own, StopAtBad(), BatchMemory(1))
-    numbers = spread(samples, shards.num_examples)
+    numbers = spread(plan.samples, shards.num_examples)
     questions, found = [], []
     try:
-        for start in range(0, len(numbers), rows):
-            batch = restored.task.collate(reader.read_batch(numbers[start : start + rows])).to(device())
+        for start in range(0, len(numbers), plan.rows):
+            batch = restored.task.collate(reader.read_batch(numbers[start : start + plan.rows])).to(device())
             questions += [question.question_id for question in batch.questions]
-            found.append(flipped(model, restored.task, batch, decided(model, batch, gates), shown))
+            gates_BD = decided(model, batch, plan.gates)
+            flips = flipped(model, restored.task, batch, gates_BD, shown)
+            if original is not None:
+                flips["original_ND"] = original_gradient(original, restored.task, batch, gates_BD)
+            found.append(flips)
     finally:
         reader.close()
         own.files.close()
-    columns = zip(*found, strict=True)
-    losses_N, gates_NL, gradient_NL, change_NL = (torch.cat(parts).double().cpu().numpy() for parts in columns)
     names = [name for name, live in zip(tying.decisions, tying.live, strict=True) if live]
-    return Flips(questions, names, kinds_of(tying, model.components), losses_N, gates_NL, gradient_NL, change_NL)
+    columns = {name: torch.cat([part[name] for part in found]).double().cpu().numpy() for name in found[0]}
+    return Flips(questions, names, kinds_of(tying, model.components), **columns)
 
 
 def device() -> torch.device:
@@ -77,27 +93,50 @@ def decided(model: AdaptiveModel, batch: TaskBatch, gates: Gates) -> Tensor:
         return argmax_gates(logits_BD2)
 
 
-def flipped(model: AdaptiveModel, task: Task, batch: TaskBatch, gates_BD: Tensor, shown: Callable[[], None]) -> Found:
-    """Losses [B], and gates, their gradients and the true changes of the loss [B, L], for the live decisions; all gate
-    gradients are evaluated, whatever share the run's training did.
+def flipped(
+    model: AdaptiveModel, task: Task, batch: TaskBatch, gates_BD: Tensor, shown: Callable[[], None]
+) -> dict[str, Tensor]:
+    """The columns of `Flips` for a batch: losses [B], and gates, their gradients and the true changes [B, L].
+
+    All gate gradients are evaluated, whatever share the run's training did.
     """
 
     def losses(decisions_BD: Tensor) -> Tensor:
-        outputs = model(**batch.inputs, policy=decisions_BD)
-        return task.losses(task.logits(outputs), batch)
+        return task.losses(task.logits(model(**batch.inputs, policy=decisions_BD)), batch)
 
     model.holder.gate_grad_fraction = 1.0
-    asked_BD = gates_BD.clone().requires_grad_()
-    loss_B = losses(asked_BD)
-    (gradient_BD,) = torch.autograd.grad(loss_B.sum(), asked_BD)
-    live = [number for number, is_live in enumerate(model.tying.live) if is_live]
+    live = _live(model.tying)
     changes = []
     with torch.no_grad():
-        # Gates that need no gradient take another way through the kernels: its rounding must not count as a change.
         before_B = losses(gates_BD)
         for number in live:
             other_BD = gates_BD.clone()
             other_BD[:, number] = 1 - other_BD[:, number]
             changes.append(losses(other_BD) - before_B)
             shown()
-    return loss_B.detach(), gates_BD[:, live], gradient_BD[:, live], torch.stack(changes, dim=1)
+    return {
+        "losses_N": before_B,
+        "gates_ND": gates_BD[:, live],
+        "gradient_ND": _gradient(losses, gates_BD)[:, live],
+        "change_ND": torch.stack(changes, dim=1),
+    }
+
+
+def original_gradient(original: OriginalForm, task: Task, batch: TaskBatch, gates_BD: Tensor) -> Tensor:
+    """The gate gradient [B, L] that the original's form gives."""
+
+    def losses(decisions_BD: Tensor) -> Tensor:
+        return task.losses(task.logits(original(decisions_BD, **batch.inputs)), batch)
+
+    return _gradient(losses, gates_BD)[:, _live(original.tying)]
+
+
+def _live(tying: Tying) -> list[int]:
+    return [number for number, is_live in enumerate(tying.live) if is_live]
+
+
+def _gradient(losses: Losses, gates_BD: Tensor) -> Tensor:
+    """dL[b] / dg[b, d] for each sample's own loss; 0 for a decision that reaches none."""
+    asked_BD = gates_BD.clone().requires_grad_()
+    (gradient_BD,) = torch.autograd.grad(losses(asked_BD).sum(), asked_BD)
+    return gradient_BD

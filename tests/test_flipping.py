@@ -13,7 +13,7 @@ from adaptive_ft import AdaptiveConfig, get_adaptive_model
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.analysis.flips import Flips, agreement
 from adaptive_ft.data.reading.choice import open_set
-from adaptive_ft.flipping import decided, flip_decisions, flipped
+from adaptive_ft.flipping import FlipPlan, decided, flip_decisions, flipped
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
 from adaptive_ft.tasks.batch import TaskBatch
@@ -38,17 +38,18 @@ def test_a_small_step_is_predicted(options: dict[str, Any]) -> None:
     model, task, batch = classifier(0.002, **options)
     gates_BD = torch.randint(0, 2, (4, len(model.decisions))).float()
     calls: list[None] = []
-    losses_B, gates_BL, gradient_BL, change_BL = flipped(model, task, batch, gates_BD, lambda: calls.append(None))
+    found = flipped(model, task, batch, gates_BD, lambda: calls.append(None))
+    change_BL = found["change_ND"]
     assert len(calls) == change_BL.shape[1] == len(model.decisions)
-    predicted = ((1 - 2 * gates_BL) * gradient_BL)[:3].flatten().double().numpy()
-    found = agreement(predicted, change_BL[:3].flatten().double().numpy())
-    assert found.pearson is not None
-    assert found.pearson > 0.98
+    predicted_BL = (1 - 2 * found["gates_ND"]) * found["gradient_ND"]
+    held = agreement(*(part_BL[:3].flatten().double().numpy() for part_BL in (predicted_BL, change_BL)))
+    assert held.pearson is not None
+    assert held.pearson > 0.98
     assert not change_BL[3].any(), "a row that fills up the batch has no loss"
     expected_B = torch.nn.functional.cross_entropy(
         task.logits(model(**batch.inputs, policy=gates_BD)), batch.targets_BA, reduction="none"
     )
-    torch.testing.assert_close(losses_B[:3], expected_B[:3])
+    torch.testing.assert_close(found["losses_N"][:3], expected_B[:3])
 
 
 def test_drawn_gates_are_whole_and_differ() -> None:
@@ -62,7 +63,7 @@ def test_drawn_gates_are_whole_and_differ() -> None:
 def of_run(run: RunFolder, rows: int) -> Flips:
     restored = restore(run.path, "latest")
     shards = restored.subject.fit(open_set(restored.config.data.val, restored.config.data), restored.model.base)
-    return flip_decisions(restored, shards, 5, "argmax", rows, lambda: None)
+    return flip_decisions(restored, shards, FlipPlan(5, rows), lambda: None)
 
 
 def test_a_run_of_questions_is_flipped_alike_in_any_batch(finished_run: RunFolder) -> None:

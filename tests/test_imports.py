@@ -23,7 +23,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("adaptive_config", "decider"),
     ("pretrained",),
     ("adapt",),
-    ("distances",),
+    ("distances", "original_form"),
     ("adaptive_ft",),
     ("tasks",),
     ("analysis",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from adaptive_ft.strategies import Tying
 Floats = NDArray[np.float64]
 
 ALL = "all"
+PREDICTED, ORIGINAL, TRUE = "predicted", "original", "true"
 # The last words of a component's part, as people say it.
 _PARTS = {"attention.output": "attention output", "ffn.in": "FFN in", "ffn.out": "FFN out"}
 _SUBLAYERS = {"attention": "attention", "ffn": "FFN"}
@@ -27,7 +29,7 @@ _SUBLAYERS = {"attention": "attention", "ffn": "FFN"}
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well one number foretells another over `pairs` pairs: Pearson's and Spearman's correlation (None where one
+    """How well one number tells another over `pairs` pairs: Pearson's and Spearman's correlation (None where one
     side is constant), and the share of pairs with the same sign.
     """
 
@@ -42,6 +44,7 @@ class Flips:
     """What flipping each live decision of each sample alone does to that sample's loss.
 
     `names` and `kinds` [D] are those of the decisions, `question_ids` and `losses_N` those of the samples.
+    `original_ND` is the gradient that the original's form of the model gives, where it was asked for.
     """
 
     question_ids: Sequence[int]
@@ -51,38 +54,45 @@ class Flips:
     gates_ND: Floats
     gradient_ND: Floats
     change_ND: Floats
+    original_ND: Floats | None = None
 
     @property
-    def predicted_ND(self) -> Floats:
-        """(1 - 2 g) dL/dg."""
-        predicted: Floats = (1 - 2 * self.gates_ND) * self.gradient_ND
-        return predicted
+    def changes(self) -> dict[str, Floats]:
+        """The change [N, D] that each way tells: PREDICTED and ORIGINAL (1 - 2 g) dL/dg, TRUE from forward passes."""
+        direction_ND = 1 - 2 * self.gates_ND
+        original = {} if self.original_ND is None else {ORIGINAL: direction_ND * self.original_ND}
+        return {PREDICTED: direction_ND * self.gradient_ND, **original, TRUE: self.change_ND}
 
-    def by_kind(self) -> dict[str, tuple[Floats, Floats]]:
-        """Predicted and true changes [P] of all pairs, and of those of each kind where there are several."""
+    def by_kind(self) -> dict[str, dict[str, Floats]]:
+        """The changes [P] of all pairs, and of those of each kind where there are several."""
         kinds = list(dict.fromkeys(self.kinds))
         chosen = {ALL: np.full(len(self.kinds), True)}
         if len(kinds) > 1:
             chosen |= {kind: np.array([own == kind for own in self.kinds]) for kind in kinds}
+        changes = self.changes
         return {
-            kind: (self.predicted_ND[:, of_kind].ravel(), self.change_ND[:, of_kind].ravel())
+            kind: {way: change_ND[:, of_kind].ravel() for way, change_ND in changes.items()}
             for kind, of_kind in chosen.items()
         }
 
-    def agreements(self) -> dict[str, Agreement]:
-        """The agreement of predicted and true changes, by kind."""
-        return {kind: agreement(*pairs) for kind, pairs in self.by_kind().items()}
+    def agreements(self) -> dict[tuple[str, str], dict[str, Agreement]]:
+        """The agreement of every two ways, by kind."""
+        pairs = list(combinations(self.changes, 2))
+        by_kind = self.by_kind()
+        return {
+            (first, second): {kind: agreement(found[first], found[second]) for kind, found in by_kind.items()}
+            for first, second in pairs
+        }
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """A line per pair for a CSV."""
+        changes = self.changes
         for sample, question in enumerate(self.question_ids):
             for decision, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
                 yield {
                     "question_id": question, "decision": name, "kind": kind,
                     "gate": int(self.gates_ND[sample, decision]), "loss": float(self.losses_N[sample]),
-                    "gradient": float(self.gradient_ND[sample, decision]),
-                    "predicted_change": float(self.predicted_ND[sample, decision]),
-                    "true_change": float(self.change_ND[sample, decision]),
+                    **{f"{way}_change": float(change_ND[sample, decision]) for way, change_ND in changes.items()},
                 }  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
@@ -92,15 +102,18 @@ class Flips:
             "decisions": len(self.names),
             "tuned_share": float(self.gates_ND.mean()),
             "mean_loss": float(self.losses_N.mean()),
-            "agreement": {kind: asdict(found) for kind, found in self.agreements().items()},
+            "agreement": {
+                f"{first}_{second}": {kind: asdict(found) for kind, found in by_kind.items()}
+                for (first, second), by_kind in self.agreements().items()
+            },
         }
 
 
-def agreement(predicted_P: Floats, change_P: Floats) -> Agreement:
-    """How well the predicted changes foretell the true ones."""
-    ranks = (_ranks(predicted_P), _ranks(change_P))
-    same_sign = float((np.sign(predicted_P) == np.sign(change_P)).mean())
-    return Agreement(len(change_P), _pearson(predicted_P, change_P), _pearson(*ranks), same_sign)
+def agreement(first_P: Floats, second_P: Floats) -> Agreement:
+    """How well one change tells the other."""
+    ranks = (_ranks(first_P), _ranks(second_P))
+    same_sign = float((np.sign(first_P) == np.sign(second_P)).mean())
+    return Agreement(len(first_P), _pearson(first_P, second_P), _pearson(*ranks), same_sign)
 
 
 def _pearson(x_P: Floats, y_P: Floats) -> float | None:

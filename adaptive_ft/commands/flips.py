@@ -13,7 +13,7 @@ import torch
 from tyro.conf import Positional
 
 from adaptive_ft.analysis.flip_picture import correlations, predicted_and_true
-from adaptive_ft.analysis.flips import Flips
+from adaptive_ft.analysis.flips import ORIGINAL, PREDICTED, TRUE, Flips
 from adaptive_ft.analysis.pictures import save_figure
 from adaptive_ft.analysis.repeatable import device_name
 from adaptive_ft.analysis.report.page import write_csv
@@ -21,13 +21,14 @@ from adaptive_ft.data.reading.choice import open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.examining import address_asked
-from adaptive_ft.flipping import Gates, device, flip_decisions
+from adaptive_ft.flipping import FlipPlan, Gates, device, flip_decisions
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tracking import Progress, quiet_libraries
 from adaptive_ft.versions import versions
 from adaptive_ft.whole_files import write_whole
 
 NAME = "flips"
+_TOLD = {PREDICTED: "gate gradient", ORIGINAL: "gate gradient of the original's form", TRUE: "true change of the loss"}
 
 
 @dataclass
@@ -44,6 +45,9 @@ class Command:
     """Examples, spread evenly over the shards; each costs a forward pass per live decision."""
     gates: Gates = "argmax"
     """Flip from the likelier choice of the policy network, or from one drawn as in training."""
+    original: bool = False
+    """Also take the gate gradients of the original's form, which mixes the outputs of both copies of a module (spottune
+    on BERT and its kin, VL-BERT, LXMERT)."""
     batch_size: int = 32
     seed: int = 1
     """Of drawn gates."""
@@ -61,7 +65,8 @@ class Command:
         torch.manual_seed(self.seed)
         batches = -(-min(self.samples, shards.num_examples) // self.batch_size)
         with Progress(NAME, max(1, batches * live)) as progress:
-            flips = flip_decisions(restored, shards, self.samples, self.gates, self.batch_size, progress.advance)
+            plan = FlipPlan(self.samples, self.batch_size, self.gates, self.original)
+            flips = flip_decisions(restored, shards, plan, progress.advance)
         self._write(flips, self._facts(restored, shards, flips))
 
     def _shards(self, restored: Restored) -> ShardSet:
@@ -84,6 +89,8 @@ class Command:
         save_figure(predicted_and_true(flips), folder / f"{NAME}.png")
         asked = f"{facts['samples']} examples x {facts['decisions']} live decisions"
         print(f"{asked}, {100 * facts['tuned_share']:.0f} % tuned, update {facts['step']}")
-        for kind, found in flips.agreements().items():
-            print(f"{kind:<17} {correlations(found)}, same sign {100 * found.same_sign:.0f} %")
+        for (first, second), by_kind in flips.agreements().items():
+            print(f"{_TOLD[first]} and {_TOLD[second]}:")
+            for kind, found in by_kind.items():
+                print(f"  {kind:<17} {correlations(found)}, same sign {100 * found.same_sign:.0f} %")
         print(f"in {folder}")

@@ -1,5 +1,7 @@
 """Predicted and true changes of the loss: correlations that a second count confirms, kinds by what a decision rules."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from transformers import LxmertConfig, LxmertModel
@@ -29,19 +31,31 @@ def flips() -> Flips:
 
 def test_a_flip_is_predicted_in_the_direction_it_takes(flips: Flips) -> None:
     """Upwards from a frozen component, downwards from a tuned one."""
-    assert flips.predicted_ND.tolist() == [[0.5, -0.25], [2.0, -1.0]]
+    assert flips.changes["predicted"].tolist() == [[0.5, -0.25], [2.0, -1.0]]
     assert [(line["question_id"], line["decision"], line["predicted_change"]) for line in flips.lines()] == [
         (7, "a", 0.5), (7, "b", -0.25), (9, "a", 2.0), (9, "b", -1.0)
     ]  # fmt: skip
 
 
 def test_each_kind_is_judged_by_its_own_pairs(flips: Flips) -> None:
-    found = flips.agreements()
+    ((ways, found),) = flips.agreements().items()
+    assert ways == ("predicted", "true")
     assert {kind: told.pairs for kind, told in found.items()} == {"all": 4, "head": 2, "FFN in": 2}
     assert found["all"].pearson == pytest.approx(np.corrcoef([0.5, -0.25, 2, -1], [0.25, -0.5, 1, 0.125])[0, 1])
     assert (found["head"].pearson, found["FFN in"].pearson) == (pytest.approx(1), pytest.approx(-1))
     assert (found["head"].same_sign, found["FFN in"].same_sign) == (1.0, 0.5)
     assert flips.summary()["tuned_share"] == 0.75
+
+
+def test_the_original_gradient_is_held_against_both(flips: Flips) -> None:
+    """Every two of three, in the summary, in the lines and in a second row of panels."""
+    both = dataclasses.replace(flips, original_ND=2 * flips.gradient_ND)
+    told = both.summary()["agreement"]
+    assert list(told) == ["predicted_original", "predicted_true", "original_true"]
+    assert told["predicted_original"]["all"]["pearson"] == pytest.approx(1)
+    assert told["original_true"] == {kind: pytest.approx(found) for kind, found in told["predicted_true"].items()}
+    assert [line["original_change"] for line in both.lines()] == [1.0, -0.5, 4.0, -2.0]
+    assert len(predicted_and_true(both).axes) == 4
 
 
 def test_equal_numbers_share_their_rank() -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adaptive_ft.build import build
@@ -21,16 +22,16 @@ def test_every_pair_is_written_and_summarised(
 ) -> None:
     run_command(["flips", str(finished_run.path), "--samples", "6", "--batch-size", "4", "--output", str(tmp_path)])
     told = json.loads((tmp_path / "flips.json").read_text())
+    agreement = told["agreement"]["predicted_true"]["all"]
     with (tmp_path / "flips.csv").open(encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == told["agreement"]["all"]["pairs"] == 6 * told["decisions"]
+    assert len(lines) == agreement["pairs"] == 6 * told["decisions"]
     assert len({line["question_id"] for line in lines}) == told["samples"] == 6
-    for line in lines:
-        direction = 1 - 2 * int(line["gate"])
-        assert float(line["predicted_change"]) == direction * float(line["gradient"])
+    pairs = [[float(line[f"{way}_change"]) for line in lines] for way in ("predicted", "true")]
+    assert agreement["pearson"] == pytest.approx(np.corrcoef(*pairs)[0, 1])
     assert (tmp_path / "flips.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"Pearson {told['agreement']['all']['pearson']:.2f}" in printed
+    assert f"Pearson {agreement['pearson']:.3f}" in printed
     assert f"in {tmp_path}" in printed
 
 
@@ -39,6 +40,20 @@ def test_a_run_without_decisions_is_refused(ranks: Ranks, tiny: Callable[..., li
     Trainer(run).fit()
     with pytest.raises(UserError, match="'standard' has no decisions to flip"):
         run_command(["flips", str(run.folder.path)])
+
+
+def test_a_run_of_one_decision_per_component_has_an_original_form(
+    ranks: Ranks, tiny: Callable[..., list[str]], tmp_path: Path, finished_run: RunFolder
+) -> None:
+    """Deltas of three updates are small, so that both gradients tell almost the same."""
+    run = build(load_run_config(tiny("by-component", "--adapt.strategy", "spottune")), ranks)
+    Trainer(run).fit()
+    run_command(["flips", str(run.folder.path), "--samples", "4", "--original", "--output", str(tmp_path)])
+    told = json.loads((tmp_path / "flips.json").read_text())
+    assert told["decisions"] == sum(run.parts.model.tying.live) < len(run.parts.model.decisions)
+    assert told["agreement"]["predicted_original"]["all"]["pearson"] > 0.9
+    with pytest.raises(UserError, match="needs strategy 'spottune', not 'spottune_block'"):
+        run_command(["flips", str(finished_run.path), "--original"])
 
 
 def test_a_count_of_nothing_is_refused(finished_run: RunFolder) -> None:
