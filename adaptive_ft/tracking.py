@@ -206,8 +206,8 @@ class Progress:
     """A bar on a terminal; under a batch system one plain line per interval, so that a log file stays readable."""
 
     def __init__(self, title: str, total: int, start: int = 0, shown: bool = True) -> None:
-        self._title, self._total, self._start, self._done, self._shown = title, total, start, start, shown
-        self._began = time.monotonic()
+        self._title, self._total, self._done, self._shown = title, total, start, shown
+        self._told, self._told_at = start, time.monotonic()
         self._bar = (
             tqdm(total=total, initial=start, desc=title, unit="step", dynamic_ncols=True)
             if shown and sys.stderr.isatty()
@@ -228,13 +228,15 @@ class Progress:
             self._bar.update()
 
     def tell(self, facts: Mapping[str, str]) -> None:
-        """Show `facts` beside the bar, or as a line of their own."""
+        """Show `facts` beside the bar, or as a line of their own with the speed since the last one."""
         if self._bar is not None:
             self._bar.set_postfix(dict(facts))
         elif self._shown:
-            rate = (self._done - self._start) / max(1e-9, time.monotonic() - self._began)
+            now = time.monotonic()
+            rate = (self._done - self._told) / max(1e-9, now - self._told_at)
+            self._told, self._told_at = self._done, now
             told = "  ".join(f"{name} {value}" for name, value in facts.items())
-            print(f"{self._title} {self._done}/{self._total}  {told}  {rate:.1f} steps/s", flush=True)
+            print(f"{self._title} {self._done}/{self._total}  {told}  {rate:.3g} steps/s", flush=True)
 
     def say(self, text: str) -> None:
         """One line of text that does not tear the bar."""

@@ -191,6 +191,21 @@ def test_a_log_file_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None
     assert lines[2:] == ["epoch 1 is over"]
 
 
+def test_a_line_has_the_speed_since_the_last_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps in four seconds, then two in five: slow ones are not hidden by fast ones, nor rounded to 0."""
+    clock = iter([100.0, 104.0, 109.0, 209.0])
+    monkeypatch.setattr("adaptive_ft.tracking.time.monotonic", lambda: next(clock))
+    progress = Progress("train", total=13)
+    for steps in (10, 2, 1):
+        for _ in range(steps):
+            progress.advance()
+        progress.tell({})
+    rates = [line.split()[-2] for line in capsys.readouterr().out.splitlines()]
+    assert rates == ["2.5", "0.4", "0.01"]
+
+
 def test_a_rank_that_is_not_shown_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     """All ranks but the first count without a word."""
     with Progress("train", total=1, shown=False) as progress:

@@ -24,8 +24,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 KINDS = ("frozen", "trained", "gradients", "optimizer", "masters", "total", "transient", "device", "host")
 COLUMNS = ("config", "precision", *KINDS, "sent")
+UNITS = {"GiB": 2**30, "MiB": 2**20}
+SMALL = 2**27
+"""Bytes: a model that needs less in all is told of in MiB."""
 LEGEND = (
-    "GiB per rank. total: all that is held at the update, without activations, which depend on the batch; transient:",
+    "{unit} per rank. total: all that is held at an update, without activations, which depend on the batch; transient:",
     "reduction buffer, and under ZeRO-3 the parameters whole at one time, at the most; device = total + transient -",
     "host; host: in the machine's memory with offloading. sent: what a rank sends per update.",
     "Formulas: adaptive_ft/engine/memory.py and traffic.py.",
@@ -77,8 +80,9 @@ def memory_lines(
             raise UserError(f"{option} is {value}; it must be at least 1.")
     sizes = sizes_of(model)
     counts = f"{sizes.num_frozen:,} frozen and {sizes.num_trained:,} trained parameters, {world_size} ranks"
+    unit = "GiB" if rank_bytes(sizes, CONFIGS["zero0"], "fp32", world_size).total >= SMALL else "MiB"
     rows = [
-        (name, precision, *memory_cells(sizes, config, precision, world_size, micro_batches, machine))
+        (name, precision, *memory_cells(sizes, config, precision, world_size, micro_batches, machine, unit))
         for name, config in CONFIGS.items()
         for precision in ("fp32", "bf16")
         if name != "bf16" or precision == "bf16"
@@ -92,7 +96,8 @@ def memory_lines(
         )
         for row in (columns, *rows)
     ]
-    return [counts, "", *table, *LEGEND, *(PLAN_LEGEND if machine else ())]
+    legend = [line.format(unit=unit) for line in LEGEND]
+    return [counts, "", *table, *legend, *(PLAN_LEGEND if machine else ())]
 
 
 def memory_cells(
@@ -102,18 +107,15 @@ def memory_cells(
     world_size: int,
     micro_batches: int,
     machine: Machine | None,
+    unit: str,
 ) -> tuple[str, ...]:
-    """One config's numbers."""
+    """One config's numbers, bytes in `unit`, with three decimals."""
     found = rank_bytes(sizes, config, precision, world_size)
     sent = sent_bytes(step_traffic(sizes, config, precision, world_size, micro_batches), world_size)
-    cells = (*(gib(getattr(found, kind)) for kind in KINDS), gib(sent))
+    counted = (*(getattr(found, kind) for kind in KINDS), sent)
+    cells = tuple(f"{count / UNITS[unit]:.3f}" for count in counted)
     if machine is None:
         return cells
     computing, sending = machine.seconds(sizes.num_frozen or sizes.num_trained, sent)
     apart, hidden = computing / (computing + sending), computing / max(computing, sending)
     return (*cells, f"{computing:.3f}", f"{sending:.3f}", f"{apart:.2f}", f"{hidden:.2f}")
-
-
-def gib(count: int) -> str:
-    """GiB with three decimals."""
-    return f"{count / 2**30:.3f}"

@@ -51,6 +51,17 @@ def test_every_config_is_a_row_whose_parts_add_up(tmp_path: Path, capsys: pytest
     assert table["zero3_offload", "bf16"]["host"] > 0
 
 
+def test_a_small_model_is_told_of_in_mib(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model of the tests and of `make train`: no column of zeros."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    ViTConfig(**sizes).save_pretrained(tmp_path)
+    Command(str(tmp_path), memory=True, world_size=2).run()
+    told = capsys.readouterr().out
+    assert "MiB per rank" in told
+    assert "GiB" not in told
+    assert all(row["trained"] > 0.1 for row in rows(told).values())
+
+
 def test_alone_a_rank_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
     options: dict[str, Any] = {"memory": True, "strategy": "standard"}
