@@ -21,18 +21,24 @@ from adaptive_ft.tasks.classification import ClassificationTask
 
 
 def classifier(spread: float, **options: Any) -> tuple[AdaptiveModel, ClassificationTask, TaskBatch]:
-    """A small ViT whose deltas have this spread, with four pictures, the last of which only fills up the batch."""
+    """A small ViT whose deltas (blockdrop has none) have this spread, with four pictures, the last of which only fills
+    up the batch.
+    """
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
     base = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
     model = get_adaptive_model(base, AdaptiveConfig(**options)).eval()
-    for _, delta in model.parameter_groups()["delta"]:
+    for _, delta in model.parameter_groups().get("delta", []):
         torch.nn.init.normal_(delta, std=spread)
     targets_BA = torch.eye(3)[[0, 1, 2, 0]]
     batch = TaskBatch({"pixel_values": torch.randn(4, 3, 16, 16)}, targets_BA, [], torch.tensor([True] * 3 + [False]))
     return model, ClassificationTask(["a", "b", "c"]), batch
 
 
-@pytest.mark.parametrize("options", [{}, {"gate_grad_fraction": 0.25}, {"delta_rank": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gate_grad_fraction": 0.25}, {"delta_rank": 2}, {"strategy": "spottune_res"}, {"strategy": "blockdrop"}],
+    ids=str,
+)
 def test_a_small_step_is_predicted(options: dict[str, Any]) -> None:
     """Also of a run that evaluated only some gate gradients, as those are all asked for."""
     model, task, batch = classifier(0.002, **options)

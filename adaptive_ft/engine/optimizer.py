@@ -24,7 +24,7 @@ class OptimConfig:
     weight_decay: float = 1e-4
     """Decoupled; on a delta it pulls towards the pretrained weight (L2-SP), not towards zero."""
     delta_weight_decay: float | None = None
-    """Of the deltas alone (blockdrop: of the layers); default: weight_decay."""
+    """Of the deltas alone, where a strategy has them (blockdrop has none); default: weight_decay."""
     decay: Literal["all", "matrices"] = "all"
     """Which parameters decay: all (as the original) or only those with two or more dimensions."""
     betas: tuple[float, float] = (0.9, 0.999)
