@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from adaptive_ft.comparing.recipe import CostPlan, load_recipe
-from adaptive_ft.config import load_run_config, yaml_arguments
+from adaptive_ft.config import dump_run_config, load_run_config, yaml_arguments
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
 from tests.conftest import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "recipes/compare").glob("*.yaml"))
+STUDIES = sorted((REPOSITORY / "recipes/compare").glob("study_*.yaml"))
 
 
 def written(place: Path, **changes: Any) -> Path:
@@ -135,3 +136,21 @@ def test_the_whole_table_has_every_strategy(monkeypatch: pytest.MonkeyPatch) -> 
     assert {(row.num_train_epochs, row.optim.learning_rate) for row in rows} == {
         (base.num_train_epochs, base.optim.learning_rate)
     }, "all rows train alike"
+
+
+def test_a_study_may_be_laid_beside_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seeds, epochs, learning rate and data; its rows differ, and both pages name it."""
+    monkeypatch.chdir(REPOSITORY)
+    table = load_recipe(Path("recipes/compare/world.yaml"))
+    compared, evidence = (Path(f"docs/{page}.md").read_text(encoding="utf-8") for page in ("compare", "evidence"))
+    for path in STUDIES:
+        study = load_recipe(path)
+        assert (study.seeds, study.validation) == (table.seeds, table.validation)
+        shared = {
+            (row.num_train_epochs, row.optim.learning_rate, row.data.train, row.model.name)
+            for row in (*study.rows.values(), *table.rows.values())
+        }
+        assert len(shared) == 1
+        assert len({dump_run_config(row) for row in study.rows.values()}) == len(study.rows) > 1
+        assert f"| `{path.stem}` |" in compared
+        assert f"adaptive-ft compare recipes/compare/{path.name}\n" in evidence
