@@ -22,6 +22,7 @@ from adaptive_ft.analysis.invariance_summary import (
     RANDOM,
     compared_told,
     correlation_told,
+    far_told,
     summary,
     table,
 )
@@ -114,7 +115,7 @@ class Command:
         note = unknown or correlation_told(found["usage_against_forgetting"])
         figures = self._figures(matrices, back, tuned, (note, compared_told(compared)))
         places = (f"figure     {self.place / FIGURE}.png", f"beside it  matrices, summary.json, {MATRICES}.png")
-        print("\n".join((*table(found, matrices, tuned), note, *places)), flush=True)
+        print("\n".join((*table(found, matrices, tuned), *far_told(found), note, *places)), flush=True)
         for tracker in later:
             tracker.give(figures)
 
