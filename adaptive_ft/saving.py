@@ -47,7 +47,7 @@ def save_checkpoint(run: Run, state: dict[str, Any], *, best: bool) -> None:
         run.engine.save(place.parent, place.name, state)
         weights = run.engine.gathered_trainable_state()
         _on_disk(run, tag, lambda: _write_adaptive(run, place / ADAPTIVE, weights))
-        _on_disk(run, tag, lambda: _declare_whole(run, tag, best=best))
+        _on_disk(run, tag, lambda: _declare_whole(run, tag, state["best"], best=best))
     except UserError:
         if ranks.is_main:
             checkpoints.abandon()
@@ -73,10 +73,10 @@ def _write_adaptive(run: Run, place: Path, weights: Mapping[str, Tensor]) -> Non
     write_whole(place / TASK, json.dumps(facts, ensure_ascii=False))
 
 
-def _declare_whole(run: Run, tag: str, *, best: bool) -> None:
+def _declare_whole(run: Run, tag: str, best_so_far: Mapping[str, Any], *, best: bool) -> None:
     """Manifest, name, pointers, and room for the next ones."""
     checkpoints = run.folder.checkpoints
-    facts = {"step": run.engine.updates, **shared_facts(run)}
+    facts = {"step": run.engine.updates, "best_step": best_so_far.get("step"), **shared_facts(run)}
     # A kill between the two must not leave a newest checkpoint that was the best and is not pointed at.
     checkpoints.finish(tag, facts, (BEST, LATEST) if best else (LATEST,))
     checkpoints.prune(run.config.save_total_limit)
@@ -105,8 +105,7 @@ def load_checkpoint(run: Run) -> dict[str, Any] | None:
     if any(option.startswith(LENGTHS) for option in changed):
         print(f"the learning rates follow the schedule of {run.total_updates} updates from here on", flush=True)
     state = _loaded(run, tag)
-    run.ranks.on_main(lambda: _rewind(checkpoints, tag, state["best"]))
-    return state
+    return state | {"best": run.ranks.on_main(lambda: _rewind(checkpoints, tag, state))}
 
 
 def _newest(checkpoints: CheckpointFolder) -> tuple[str | None, list[str]]:
@@ -126,14 +125,32 @@ def _loaded(run: Run, tag: str) -> dict[str, Any]:
     return run.engine.load_of_other_ranks(checkpoints, tag)
 
 
-def _rewind(checkpoints: CheckpointFolder, tag: str, best: dict[str, Any]) -> None:
-    """Make the folder what it was when `tag` had been written: nothing newer, and the pointers of that moment."""
-    pointers = {LATEST: tag} | ({BEST: checkpoints.tag(best["step"])} if best else {})
+def _rewind(checkpoints: CheckpointFolder, tag: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the folder what it was when `tag` had been written: nothing newer, and the pointers of that moment; the best
+    score so far whose checkpoint is whole, with its step.
+    """
     with told_as_failed(f"'{checkpoints.folder}'", checkpoints.folder):
         checkpoints.forget_after(tag)
+        best = _best_left(checkpoints, state)
+        pointers = {LATEST: tag}
+        if best:
+            pointers[BEST] = checkpoints.tag(best["step"])
+        elif checkpoints.pointed(BEST):
+            pointers[BEST] = tag  # what it names has been passed over or lost; the next epoch's end is better
         for pointer, named in pointers.items():
-            if checkpoints.pointed(pointer) != named and checkpoints.is_written(named):
+            if checkpoints.pointed(pointer) != named:
                 checkpoints.point(pointer, named)
+    return best
+
+
+def _best_left(checkpoints: CheckpointFolder, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The best of `state`, or where its checkpoint is lost the best of the epochs' whose checkpoints are not."""
+    scored = [{"val_score": record["val_score"], "step": record["step"]} for record in state["history"]]
+    scored.sort(key=lambda record: record["val_score"], reverse=True)  # of equal ones the first stays the first
+    for best in ([state["best"]] if state["best"] else []) + scored:
+        if not checkpoints.faults(checkpoints.tag(best["step"])):
+            return best
+    return {}
 
 
 @dataclass(frozen=True)

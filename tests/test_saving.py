@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import load_checkpoint, restore
+from adaptive_ft.tally import Tally
 from adaptive_ft.trainer import Trainer
 
 Tiny = Callable[..., list[str]]
@@ -157,6 +159,62 @@ def test_a_resume_leaves_nothing_newer_and_the_right_best(copied: RunFolder, tin
         load_checkpoint(build(load_run_config(options(tiny, copied)), ranks))
         assert [checkpoints.pointed(pointer) for pointer in ("latest", "best")] == [NEWEST, NEWEST]
     assert not (checkpoints.folder / "step_000009").exists()
+
+
+@pytest.fixture
+def lost_best(tiny: Tiny, ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, list[str]]:
+    """A run of three epochs, 1 the best until 3 was, whose update 3 is torn: a resume falls back to 2; its options."""
+    scores, end_epoch = {1: 0.5, 2: 0.1, 3: 0.9}, Tally.end_epoch
+
+    def scored(tally: Tally, record: dict[str, Any], update: int) -> bool:
+        return end_epoch(tally, {**record, "val_score": scores[update]}, update)
+
+    monkeypatch.setattr(Tally, "end_epoch", scored)
+    words = ("--strategy", "standard", "--per_device_train_batch_size", "130", "--output_dir", str(tmp_path))
+    given = tiny("lost_best", *words, "--resume", "auto")
+    Trainer(build(load_run_config(given), ranks)).fit()
+    folder = RunFolder(tmp_path / "lost_best")
+    os.truncate(folder.checkpoints.folder / NEWEST / "adaptive/adaptive_model.safetensors", 100)
+    return folder, given
+
+
+def test_a_fallback_has_the_best_of_its_moment(lost_best: tuple[RunFolder, list[str]], ranks: Ranks) -> None:
+    """It was kept for the checkpoint that names it, though the torn one had been better; the run ends as before."""
+    folder, given = lost_best
+    state = load_checkpoint(build(load_run_config(given), ranks))
+    assert state is not None
+    assert state["best"] == {"val_score": 0.5, "step": 1}
+    assert restore(folder.path, "best").step == 1
+    Trainer(build(load_run_config(given), ranks)).fit()
+    assert restore(folder.path, "best").step == 3
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_where_the_best_is_lost_the_best_of_the_rest_takes_its_place(
+    is_there: bool, lost_best: tuple[RunFolder, list[str]], ranks: Ranks
+) -> None:
+    """Damaged or removed: the pointer and the tally name the one that the run goes on from."""
+    folder, given = lost_best
+    place = folder.checkpoints.folder / "step_000001"
+    if is_there:
+        (place / "adaptive/task.json").unlink()
+    else:
+        shutil.rmtree(place)
+    state = load_checkpoint(build(load_run_config(given), ranks))
+    assert state is not None
+    assert state["best"] == {"val_score": 0.1, "step": 2}
+    assert restore(folder.path, "best").step == 2
+
+
+def test_where_nothing_scored_is_left_the_best_is_what_the_run_goes_on_from(
+    copied: RunFolder, tiny: Tiny, ranks: Ranks
+) -> None:
+    """Its weights were never scored: whatever epoch ends next is better."""
+    os.truncate(copied.checkpoints.folder / NEWEST / "adaptive/adaptive_model.safetensors", 100)
+    state = load_checkpoint(build(load_run_config(options(tiny, copied)), ranks))
+    assert state is not None
+    assert state["best"] == {}
+    assert restore(copied.path, "best").step == 2
 
 
 def test_more_updates_than_before_go_on(copied: RunFolder, tiny: Tiny, ranks: Ranks) -> None:

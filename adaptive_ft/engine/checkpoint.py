@@ -8,7 +8,8 @@ own: a rank of an earlier one that wakes up in the midst of a save still writes 
 
     checkpoints/latest                       the tag of the newest whole checkpoint
     checkpoints/best                         the tag of the one with the best validation score
-    checkpoints/step_000120/manifest.json    {"step", what a resume must share, "files": {name: {"bytes", "sha256"}}}
+    checkpoints/step_000120/manifest.json    {"step", "best_step" (of that moment), what a resume must share,
+                                              "files": {name: {"bytes", "sha256"}}}
     checkpoints/step_000120/...              DeepSpeed's files
     checkpoints/step_000120/adaptive/        what `adaptive-ft eval` reads: the learned weights, answers, tokenizer
     checkpoints/step_000160.unfinished-2-5f0c9a1e/    being written by generation 2 of the run
@@ -165,8 +166,9 @@ class CheckpointFolder:
         return manifest
 
     def prune(self, limit: int) -> None:
-        """Keep the newest `limit` checkpoints up to the pointer's, and the best one; remove the older ones, and what
-        an interrupted removal has left of others.
+        """Keep the newest `limit` checkpoints up to the pointer's, and the best one, also of the moment of each of
+        them, for a resume may fall back to it; remove the older ones, and what an interrupted removal has left of
+        others. At most one more than `limit` stays.
         """
         latest, best = self.pointed(LATEST), self.pointed(BEST)
         for tag in self._tags():
@@ -175,8 +177,9 @@ class CheckpointFolder:
         written = [tag for tag in self._tags() if self.is_written(tag)]
         # What is newer than the pointer is not of this run's past: it must not push out what is.
         past = written[written.index(latest) :] if latest in written else []
+        needed = {best, *(self._best_then(tag) for tag in past[:limit])}
         for tag in past[limit:]:
-            if tag != best:
+            if tag not in needed:
                 self.remove(tag)
 
     def forget_after(self, tag: str) -> None:
@@ -185,6 +188,13 @@ class CheckpointFolder:
         for newer in self._tags():
             if _step(newer) > _step(tag):
                 self.remove(newer)
+
+    def _best_then(self, tag: str) -> str | None:
+        """The tag that was the best when `tag` was written; None where its manifest does not tell."""
+        try:
+            return self.tag(self.read_manifest(tag)["best_step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _candidates(self) -> list[str]:
         pointed = self.pointed(LATEST)

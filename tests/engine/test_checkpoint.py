@@ -184,6 +184,22 @@ def test_prune_keeps_the_newest_and_the_best(checkpoints: CheckpointFolder) -> N
     assert checkpoints.faults(tags[1]) == []
 
 
+def test_prune_keeps_the_best_that_a_kept_checkpoint_names(checkpoints: CheckpointFolder) -> None:
+    """A fallback to update 2 needs the best of that moment, 1; once no kept checkpoint names it, it goes."""
+    for step, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        tag = checkpoints.tag(step)
+        fill(checkpoints, step)
+        checkpoints.finish(tag, {"step": step, "best_step": best}, (BEST, LATEST) if best == step else (LATEST,))
+        checkpoints.prune(2)
+        if step == 3:
+            assert sorted(path.name for path in checkpoints.folder.glob("step_*")) == [
+                "step_000001",
+                "step_000002",
+                "step_000003",
+            ]
+    assert sorted(path.name for path in checkpoints.folder.glob("step_*")) == ["step_000003", "step_000004"]
+
+
 def test_prune_never_removes_what_a_pointer_names(checkpoints: CheckpointFolder) -> None:
     """After a resume from update 3 a damaged checkpoint 5 still lies there: it does not push out the new one."""
     best, _ = save(checkpoints, 3), save(checkpoints, 5)
