@@ -119,9 +119,15 @@ run_of() {
 
 # Only crashes are bounded, and only those since the last whole checkpoint: a job may be preempted, reach its time
 # limit or lose a node as often as it must, and one that comes further between its crashes goes on. What cannot be
-# counted is not repeated. The file holds the count, and the update the run had come to.
+# counted is not repeated. The file holds the count, and the update the run had come to. Ranks that Slurm itself has
+# ended have not crashed: its word comes first.
 after_crash() {
-  local crashes reached saved
+  local crashes reached saved state
+  state=$(job_state)
+  if [ "$state" != RUNNING ]; then
+    echo "job $job: ended with code $1; Slurm says ${state:-nothing}, so it is not requeued from here"
+    return
+  fi
   saved=$(cat "$2/checkpoints/latest" 2>/dev/null)
   saved=$((10#0${saved//[!0-9]/})) # step_000120; a pointer that moved back is no progress
   read -r crashes reached <<<"$(cat "$crashes_file" 2>/dev/null)"
@@ -135,15 +141,21 @@ after_crash() {
   fi
 }
 
+# The job as Slurm sees it now: RUNNING unless it is being ended; nothing where the controller stays away.
+job_state() {
+  local try
+  for try in 1 2 3 4 5 6; do
+    scontrol --oneliner show job "$job" | grep -o ' JobState=[^ ]*' | cut -d= -f2 && return
+    echo "job $job: the controller does not answer (try $try)" >&2
+    sleep 10
+  done
+}
+
 # Put the job back into the queue, unless Slurm is ending it already: cancelled jobs must stay so, and those that lost
 # a node are requeued by Slurm.
 requeue() {
-  local try state='' code=1
-  for try in 1 2 3 4 5 6; do
-    state=$(scontrol --oneliner show job "$job" | grep -o ' JobState=[^ ]*' | cut -d= -f2) && break
-    echo "job $job: the controller does not answer (try $try)"
-    sleep 10
-  done
+  local state code=1
+  state=$(job_state)
   if [ "$state" = RUNNING ]; then
     scontrol requeue "$job"
     code=$? # above 128: Slurm has taken the request, and ended the program that brought it with the rest of the job
@@ -151,6 +163,6 @@ requeue() {
   if [ "$code" -eq 0 ] || [ "$code" -gt 128 ]; then
     echo "job $job: $1; requeued"
   else
-    echo "job $job: $1; Slurm says $state, so it is not requeued from here"
+    echo "job $job: $1; Slurm says ${state:-nothing}, so it is not requeued from here"
   fi
 }

@@ -181,6 +181,26 @@ def test_a_crash_that_cannot_be_counted_is_not_repeated(end_with: Callable[..., 
     assert not (tmp_path / "requeued").exists()
 
 
+@pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED", "REQUEUED", "COMPLETING", "CANCELLED", "TIMEOUT", ""])
+def test_what_slurm_itself_ends_is_no_crash(state: str, end_with: Callable[..., str], tmp_path: Path) -> None:
+    """A lost node, a preemption or scancel kills the ranks too: nothing is counted or requeued, a crash after it is."""
+    scontrol = tmp_path / "bin/scontrol"
+    sleep = tmp_path / "bin/sleep"  # a controller that does not answer is asked again and again
+    sleep.write_text("#!/bin/sh\n")
+    sleep.chmod(0o755)
+    assert "(crash 1, 2 are granted); requeued" in end_with(9, 0)
+    counted = (tmp_path / "runs/.slurm/7/crashes").read_text()
+    scontrol.write_text(SCONTROL.replace("JobState=RUNNING", f"JobState={state}" if state else ""))
+    for restarts in range(1, 5):
+        told = end_with(143, restarts)
+        assert "ended with code 143; Slurm says " in told
+        assert "so it is not requeued from here" in told
+    assert (tmp_path / "runs/.slurm/7/crashes").read_text() == counted
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    scontrol.write_text(SCONTROL)
+    assert "(crash 2, 2 are granted); requeued" in end_with(9, 5)
+
+
 def test_a_requeue_that_ends_the_one_who_asks_is_told_as_one(end_with: Callable[..., str], tmp_path: Path) -> None:
     """Slurm ends all processes of the job at once, and with them the program that has just told it to."""
     scontrol = tmp_path / "bin/scontrol"
