@@ -40,6 +40,7 @@ from adaptive_ft.measured.inputs import read_examples, varied_inputs
 from adaptive_ft.measured.models import NETWORK, Compared, is_run, open_base, open_compared
 from adaptive_ft.measured.named import named_model, surroundings
 from adaptive_ft.measured.trackers import late_trackers
+from adaptive_ft.models.bases.reading import refuse_missing
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.tracking import Progress, quiet_libraries
 from adaptive_ft.whole_files import write_whole
@@ -69,6 +70,8 @@ class Command:
     """A model trained from scratch on the same task; default: a random one, which is measured in any case."""
     policy: str = NETWORK
     """Which weights of a fine-tuned run: its policy decides per example, or global, tuned, frozen (blockdrop: used)."""
+    which: Literal["latest", "best"] = "latest"
+    """Checkpoint of the models that are runs: that of the last update, or that with the best validation score."""
     control_policy: str = NETWORK
     """Which weights of a control that is a run, in the same words."""
     both_ways: bool = False
@@ -108,7 +111,7 @@ class Command:
         compared = self._compared(models[FINE_TUNED], shards, len(inputs), device)
         with Shown() as shown:
             matrices = stir_matrices(judges[PRETRAINED], judges, inputs, config, self.place, shown, compared=compared)
-        back = self._back(judges, inputs, config) if self.both_ways else None
+        back = self._back(judges, inputs, config, compared) if self.both_ways else None
         tuned, unknown = self._tuned(models[FINE_TUNED])
         found = {"images": len(inputs), "compared": compared, **summary(matrices, tuned, back)}
         write_whole(self.place / "summary.json", json.dumps(found, indent=1))
@@ -147,18 +150,20 @@ class Command:
     def _models(self, shards: ShardSet) -> dict[str, Compared]:
         """All models by their roles, the fine-tuned one first; each reads what the shards hold."""
         run = is_run(self.finetuned)
+        if not run:
+            refuse_missing(self.finetuned)
         if self.pretrained is None and not run:
             raise UserError(f"'{self.finetuned}' is no run folder, so it names no base: give --pretrained too.")
-        fine_tuned = open_compared(FINE_TUNED, self.finetuned, self.policy, shards)
+        fine_tuned = open_compared(FINE_TUNED, self.finetuned, self.policy, shards, which=self.which)
         fine_tuned.fit(shards)
         beside = fine_tuned if run else None
         if self.pretrained is None:
             pretrained = open_base(PRETRAINED, fine_tuned, self._folder)
         else:
-            pretrained = open_compared(PRETRAINED, self.pretrained, "frozen", shards, beside)
+            pretrained = open_compared(PRETRAINED, self.pretrained, "frozen", shards, beside, self.which)
         models = {FINE_TUNED: fine_tuned, PRETRAINED: pretrained}
         if self.control is not None:
-            models[CONTROL] = open_compared(CONTROL, self.control, self.control_policy, shards, beside)
+            models[CONTROL] = open_compared(CONTROL, self.control, self.control_policy, shards, beside, self.which)
         for model in models.values():
             model.fit(shards)
         models[RANDOM] = pretrained.at_random(self.seed)
@@ -168,18 +173,22 @@ class Command:
         """What is measured, by name; `run` names the base where --pretrained does not."""
         base = self.pretrained or run.config.model.name or f"the base of {self.finetuned}"
         named = {
-            FINE_TUNED: named_model(self.finetuned, self.policy),
-            PRETRAINED: named_model(base, "frozen"),
+            FINE_TUNED: named_model(self.finetuned, self.policy, self.which),
+            PRETRAINED: named_model(base, "frozen", self.which),
         }
         if self.control is not None:
-            named[CONTROL] = named_model(self.control, self.control_policy)
+            named[CONTROL] = named_model(self.control, self.control_policy, self.which)
         return {**named, **surroundings(shards, count, device)}
 
-    def _back(self, judges: Mapping[str, Reader], inputs_N: Tensor, config: MeasureConfig) -> Matrices:
+    def _back(
+        self, judges: Mapping[str, Reader], inputs_N: Tensor, config: MeasureConfig, compared: Mapping[str, Any]
+    ) -> Matrices:
         """The matrices of inversions on the fine-tuned model, judged by the pretrained one and by itself."""
         both = {name: judges[name] for name in (PRETRAINED, FINE_TUNED)}
         with Shown() as shown:
-            return stir_matrices(judges[FINE_TUNED], both, inputs_N, config, self.place / BACK, shown)
+            return stir_matrices(
+                judges[FINE_TUNED], both, inputs_N, config, self.place / BACK, shown, compared=compared
+            )
 
     def _tuned(self, fine_tuned: Compared) -> tuple[Mapping[str, float], str]:
         """Share of each layer that is tuned in the model that is measured; or nothing, and a line that says why."""

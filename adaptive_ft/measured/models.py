@@ -20,7 +20,7 @@ from adaptive_ft.measured.layers import real_places, taps, without_padding
 from adaptive_ft.models import describe
 from adaptive_ft.models.loading import ModelConfig, build_base
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.saving import Restored, restore
+from adaptive_ft.saving import LATEST, Restored, restore
 from adaptive_ft.strategies import BLOCK
 from adaptive_ft.subjects import Subject, choose_subject
 from adaptive_ft.subjects.pictures import Pictures
@@ -100,16 +100,18 @@ class Compared:
         return fed_questions(task, questions, device)
 
 
-def open_compared(role: str, name: str, policy: str, shards: ShardSet, beside: Compared | None = None) -> Compared:
-    """The model called `name`: a run folder with its weights as `policy` says, or else a folder or hub id, asked as
-    the `shards` are read; about questions as `beside`, a run, asks them.
+def open_compared(
+    role: str, name: str, policy: str, shards: ShardSet, beside: Compared | None = None, which: str = LATEST
+) -> Compared:
+    """The model called `name`: a run folder with its weights of checkpoint `which` as `policy` says, or else a folder
+    or hub id, asked as the `shards` are read; about questions as `beside`, a run, asks them.
 
     Raises:
         UserError: no such model, a run without checkpoint or that looks at nothing, a model that reads something else
             than the shards hold, or a policy that its strategy does not know.
     """
     if is_run(name):
-        return _of_run(role, name, policy)
+        return _of_run(role, name, policy, which)
     config = RunConfig(model=ModelConfig(name=name))
     if beside is None or not isinstance(beside.subject, Questions):
         return _plain(role, config, choose_subject(config, shards))
@@ -138,8 +140,8 @@ def _plain(role: str, config: RunConfig, subject: Subject) -> Compared:
     return Compared(role, base, subject, subject.task(config, base), config)
 
 
-def _of_run(role: str, name: str, policy: str) -> Compared:
-    restored = restore(Path(name))
+def _of_run(role: str, name: str, policy: str, which: str) -> Compared:
+    restored = restore(Path(name), which)
     model = restored.model
     if isinstance(restored.subject, Questions) and restored.subject.blind:
         raise UserError(f"The run '{name}' sees nothing but questions: there is nothing to vary in a picture.")

@@ -12,6 +12,7 @@ from transformers.models.auto.image_processing_auto import get_image_processor_c
 
 from adaptive_ft.data.pixels import Framing
 from adaptive_ft.errors import UserError
+from adaptive_ft.models.bases.reading import refuse_missing
 from adaptive_ft.tasks.classification import WHITE_LEVEL, Normalisation
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,11 @@ def load_processing(name: str | None) -> PictureProcessing:
     """What the base model `name` (folder or hub id, None for random weights) says of pictures; ViT's way if nothing.
 
     Raises:
-        UserError: its image processor cannot be read, or asks for what the readers do not do.
+        UserError: there is no such folder, its image processor cannot be read, or asks for what the readers do not do.
     """
     if name is None:
         return PictureProcessing()
+    refuse_missing(name)
     is_folder = Path(name).is_dir()
     try:
         if is_folder and not _speaks_of_pictures(Path(name)):

@@ -127,13 +127,12 @@ def test_a_frozen_run_is_its_base_but_for_the_embeddings_and_a_policy_decides_pe
     shards = open_set(str(place / "pictures/target/val"), DataConfig())
     examples = read_examples(shards.with_pictures(Framing(24)), 3)
     pictures = varied_inputs(examples)
-    layers = ["layer.0", "layer.3", "norm"]
     model = restore(finished.path).model
     pixels = (2 * pictures - 1).clone()
     for word, policy in (("frozen", "frozen"), ("tuned", "tuned"), ("network", None)):
         reader = open_compared("fine-tuned", str(finished.path), word, shards).reader(device, examples)
         with torch.no_grad():
-            found = reader(pictures, numbers, layers)
+            found = reader(pictures, numbers, ["layer.0", "layer.3", "norm"])
             whole = model(pixel_values=pixels, policy=policy, output_hidden_states=True)
         assert torch.allclose(found["layer.0"], whole.hidden_states[1].flatten(1), atol=1e-5)
         assert torch.allclose(found["layer.3"], whole.hidden_states[4].flatten(1), atol=1e-5)
@@ -153,6 +152,7 @@ def test_both_ways_cost_one_more_search_per_layer_and_are_told(
         assert stir["rsm"] == np.diagonal(there["rsm-fine-tuned"]).tolist()
         assert np.allclose(np.diagonal(back["rsm-pretrained"]), stir["rsm"])
         assert not np.allclose(stir["m1m2"], stir["m2m1"])
+    assert [f"{finished.path}" in file.read_text() for file in tmp_path.rglob("measurement.json")] == [True, True]
     assert (tmp_path / "m/stir-on-fine-tuned.png").stat().st_size > 5000
     assert f"{stir['m2m1'][0]:.3f}" in told
 
@@ -286,14 +286,14 @@ def test_what_does_not_fit_is_told_in_one_sentence(
     refused("has 5 layers to compare, the control model 3", "--control", str(tmp_path / "shallow"))
     refused("images are 3 x 24 x 24 but the control model takes 3 x 32 x 32", "--control", str(tmp_path / "larger"))
     refused("is no run folder, so it names no base: give --pretrained", finetuned=place / "base")
+    refused("model folder '/nowhere/x' does not exist", finetuned=Path("/nowhere/x"))
     refused("knows no policy 'used', only", "--policy", "used")
     refused("knows no policy 'used', only", "--control", str(finished.path), "--control-policy", "used")
-    for device in ("cpu:x", "cuda:x", "cuda:99", "gpu"):
+    for device in ("cpu:x", "cuda:99", "gpu"):
         refused(f"--device {device}: this machine has cpu", "--device", device)
     refused("--images is 1", "--images", "1")
     refused("iterations is 0", "--iterations", "0")
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    (empty := tmp_path / "empty").mkdir()
     (empty / "config.yaml").write_text(finished.config_file.read_text())
     refused("has no latest checkpoint", finetuned=empty)
     refused("reads labelled pictures, .* holds questions", "--shards", str(workplace / "world/target/val"))

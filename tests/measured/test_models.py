@@ -1,5 +1,6 @@
 """Models of every picture family are read at their blocks, and where their answer is read from."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from adaptive_ft.data.world.labelled import PicturesConfig, generate_pictures
 from adaptive_ft.errors import UserError
 from adaptive_ft.measured.inputs import read_examples
 from adaptive_ft.measured.models import Compared, open_compared
+from adaptive_ft.measured.named import named_model
+from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.subjects.pictures import Pictures
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
@@ -61,6 +64,19 @@ def fed(compared: Compared, reader: Reader) -> tuple[torch.Tensor, torch.Tensor]
     pixels = torch.rand(3, *reader.input_shape, generator=torch.Generator().manual_seed(1))
     assert isinstance(compared.subject, Pictures)
     return pixels, compared.subject.processing.normalisation(255 * pixels)
+
+
+def test_the_best_checkpoint_of_a_run_can_be_read(finished_run: RunFolder, workplace: Path, tmp_path: Path) -> None:
+    """Where it is not the last one: its name is told, and its weights are read."""
+    run = RunFolder(shutil.copytree(finished_run.path, tmp_path / "run"))
+    (run.path / "checkpoints/best").write_text("step_000002")
+    questions = open_set(str(workplace / "world/target/val"), DataConfig())
+    hashes = set()
+    for which, step in (("best", "step_000002"), ("latest", "step_000003")):
+        compared = open_compared("fine-tuned", str(run.path), "network", questions, which=which)
+        hashes.add(reader_of(compared, questions).fingerprint)
+        assert named_model(str(run.path), "network", which)["checkpoint"] == step
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2"])

@@ -164,3 +164,12 @@ def test_a_nesting_file_that_is_no_processor_is_refused(content: str, tmp_path: 
     (tmp_path / NESTING_FILE).write_text(content)
     with pytest.raises(UserError, match=f"image processor of '{tmp_path}' cannot be read"):
         load_processing(str(tmp_path))
+
+
+def test_a_missing_folder_is_refused_before_any_hub_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt run, and a name in any folder that is here."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("runs/picturs", "models/vit"):
+        with pytest.raises(UserError, match=f"model folder '{name}' does not exist"):
+            load_processing(name)

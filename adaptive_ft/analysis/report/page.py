@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from adaptive_ft.analysis.invariance_summary import compared_told
 from adaptive_ft.analysis.measurement_folder import IN_RUN_FOLDER
 from adaptive_ft.analysis.pictures import save_figure, training_curves
 from adaptive_ft.analysis.report.cards import data_address, picture_name
@@ -68,7 +69,7 @@ def page(
         made=made,
         comparison=comparison,
         comparison_figure=data_address(comparison.figure) if comparison and comparison.figure else None,
-        invariances=[(_measured(folder), _figures(folder)) for folder in invariances],
+        invariances=[(_measured(folder), _compared_told(folder), _figures(folder)) for folder in invariances],
     )
 
 
@@ -100,6 +101,12 @@ def write_report(
 def _measured(folder: Path) -> str:
     """The name of a measurement: its run's where it lies in a run's folder."""
     return folder.resolve().parent.name if folder.name == IN_RUN_FOLDER else folder.name
+
+
+def _compared_told(folder: Path) -> str:
+    """What a measurement compared, by which weights; empty for one that has not come to its summary."""
+    file = folder / "summary.json"
+    return compared_told(json.loads(file.read_text(encoding="utf-8"))["compared"]) if file.is_file() else ""
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:

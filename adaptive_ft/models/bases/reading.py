@@ -23,8 +23,15 @@ UNREADABLE = (*torch_files.UNREADABLE, SafetensorError, StrictDataclassError, Ar
 
 
 def may_be_hub_id(name: str) -> bool:
-    """Whether `name` has the form of a hub id, a word or owner/word; anything else can only be a folder or a file."""
-    return not name.startswith(FOLDERS) and not name.endswith(("/", *FILES)) and name.count("/") <= 1
+    """Whether `name` has the form of a hub id, a word or owner/word; anything else can only be a folder or a file.
+
+    What would lie in a folder that is here, as runs/NAME, is a path too: asking the hub for a misspelt one takes it
+    some 30 s to be told that there is no such owner, or no hub.
+    """
+    if name.startswith(FOLDERS) or name.endswith(("/", *FILES)) or name.count("/") > 1:
+        return False
+    owner, has_owner, _ = name.partition("/")
+    return not (has_owner and Path(owner).is_dir())
 
 
 def is_file_name(name: str) -> bool:
@@ -32,10 +39,15 @@ def is_file_name(name: str) -> bool:
     return Path(name).is_file() or (name.endswith(FILES) and not Path(name).is_dir())
 
 
-def read_pretrained(reader: Callable[..., Any], name: str, **options: Any) -> Any:
-    """Run one of transformers' readers and turn its failures into one sentence."""
+def refuse_missing(name: str) -> None:
+    """Raise UserError for a model that can only be a folder and is none: the hub is not asked for it."""
     if not Path(name).is_dir() and not may_be_hub_id(name):
         raise UserError(f"model folder '{name}' does not exist (seen from '{Path.cwd()}').")
+
+
+def read_pretrained(reader: Callable[..., Any], name: str, **options: Any) -> Any:
+    """Run one of transformers' readers and turn its failures into one sentence."""
+    refuse_missing(name)
     try:
         return reader(name, **options)
     except UNREADABLE as error:

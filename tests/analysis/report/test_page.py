@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -166,3 +167,9 @@ def test_figures_of_invariances_stand_in_the_page(told: Told, tmp_path: Path) ->
     assert [image["alt"] for image in outline.of("img")] == [
         "kept: shared invariances (STIR), layer by layer, inverted on the pretrained model"
     ]
+    assert "Compared:" not in outline.text
+    run = {"name": "runs/mine", "policy": "network", "checkpoint": "step_000040"}
+    compared = {"fine-tuned": run, "pretrained": {"name": "vit"}, "shards": "val", "images": 9, "device": "cpu"}
+    (tmp_path / "kept/summary.json").write_text(json.dumps({"compared": compared}))
+    text = Outline(page([told], 0, MADE, [tmp_path / "kept"])).text
+    assert "Compared: fine-tuned runs/mine (policy network, step_000040) · pretrained vit · 9 of val · cpu" in text
