@@ -89,7 +89,9 @@ class ThroughputMeter:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """An update that waits for each collective, so that none hides behind computing: no part of the speed."""
+        """An update that waits for each collective, so that none hides behind computing, and is slower by a Python hook
+        at every operation: no part of the speed, and its share of communication is an estimate.
+        """
         done = self._examples, self._tokens, self._products.flops
         self.settle()
         began = time.perf_counter()
