@@ -118,16 +118,25 @@ class Engine:
     def gathered_trainable_state(self) -> dict[str, Tensor]:
         """All trainable parameters by name as CPU copies in float32, whole on rank 0 (other ranks get {}; collective).
 
-        Under ZeRO 1 to 3 these are the optimizer's own float32 weights, also where the model computes in bfloat16.
+        These are the optimizer's own float32 weights, also where the model computes in bfloat16.
         """
-        state = {}
+        state, masters = {}, self._unsplit_masters()
         for name, parameter in self.module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            whole = safe_get_full_fp32_param(parameter) if self.zero_stage else parameter.detach()
+            whole = (
+                safe_get_full_fp32_param(parameter) if self.zero_stage else masters.get(parameter, parameter).detach()
+            )
             if self.ranks.is_main:
                 state[name] = whole.to("cpu", torch.float32, copy=True)
         return state
+
+    def _unsplit_masters(self) -> dict[nn.Parameter, Tensor]:
+        """The float32 weights of ZeRO 0 in bf16 by parameter; elsewhere nothing."""
+        if self.zero_stage or self.dtype == torch.float32:
+            return {}
+        groups = zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True)
+        return {parameter: master for group in groups for parameter, master in zip(*group, strict=True)}
 
     def save(self, folder: Path, tag: str, client_state: dict[str, Any]) -> None:
         """Every rank writes its part of the checkpoint `folder/tag`; frozen weights stay out; no pointer is moved.

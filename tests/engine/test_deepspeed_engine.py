@@ -100,6 +100,19 @@ def test_accumulation_counts_updates_not_batches(ranks: Ranks, repository: Path)
         torch.testing.assert_close(value, tuned(whole)[name], rtol=1e-5, atol=1e-6)
 
 
+def test_weights_of_a_run_in_bf16_are_the_masters(ranks: Ranks, ds_config: Path) -> None:
+    """Numbers between those of bfloat16, which the weights that the model computes with are rounded from."""
+    engine = make_engine(ranks, ds_config, precision="bf16", optim=replace(OPTIM, learning_rate=1e-4))
+    update(engine, batches(1))
+    held = {name: value.detach() for name, value in engine.module.named_parameters()}
+    for name, value in tuned(engine).items():
+        assert value.dtype == torch.float32
+        rounded = value.to(torch.bfloat16)
+        assert not torch.equal(rounded.float(), value)
+        if engine.zero_stage < 3:
+            assert torch.equal(rounded, held[name])
+
+
 def test_save_and_load_is_exact_and_without_the_frozen_half(ranks: Ranks, ds_config: Path, tmp_path: Path) -> None:
     """Four updates at once = two, save, load into a new engine, two more: the same bits; frozen weights stay out."""
     data = batches(4)
