@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers.modeling_layers import GradientCheckpointingLayer
+
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.engine.memory import ParameterSizes, rank_bytes
 from adaptive_ft.engine.traffic import sent_bytes, step_traffic
@@ -61,10 +63,19 @@ PLAN_LEGEND = (
 
 
 def sizes_of(model: AdaptiveModel) -> ParameterSizes:
-    """The sizes of a model's parameters, in the order in which the optimizer gets them."""
+    """The sizes of a model's parameters, in the order in which the optimizer gets them; recomputed are those of the
+    layers whose gradient checkpointing is on.
+    """
     frozen = [parameter.numel() for parameter in model.parameters() if not parameter.requires_grad]
     groups = model.parameter_groups().items()
-    return ParameterSizes(frozen, {name: [value.numel() for _, value in members] for name, members in groups})
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    recomputed = {value for layer in layers if layer.gradient_checkpointing for value in layer.parameters()}
+    return ParameterSizes(
+        frozen,
+        {name: [value.numel() for _, value in members] for name, members in groups},
+        recomputed_frozen=[value.numel() for value in recomputed if not value.requires_grad],
+        recomputed_trained=[value.numel() for value in recomputed if value.requires_grad],
+    )
 
 
 def memory_lines(

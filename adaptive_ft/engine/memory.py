@@ -34,10 +34,14 @@ BUCKET, LIVE, PERSISTENT = 500_000_000, 1_000_000_000, 100_000  # DeepSpeed's de
 
 @dataclass(frozen=True)
 class ParameterSizes:
-    """How many elements each parameter has: the frozen ones, and the trained ones by optimizer group in its order."""
+    """How many elements each parameter has: the frozen ones, and the trained ones by optimizer group in its order;
+    and once more those of layers that gradient checkpointing runs again in the backward pass.
+    """
 
     frozen: Sequence[int]
     trained: Mapping[str, Sequence[int]]
+    recomputed_frozen: Sequence[int] = ()
+    recomputed_trained: Sequence[int] = ()
 
     @property
     def trained_flat(self) -> list[int]:

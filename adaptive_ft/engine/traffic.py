@@ -7,13 +7,21 @@ One update moves, with b bytes a parameter (4 in fp32, 2 in bf16), T trained and
     1, 2                      b T         -               b T
     3                         -           b T             b (T + F), or more
 
-Frozen parameters are never reduced; under stage 3 they are gathered with the others: those above
-`stage3_param_persistence_threshold` in the forward pass, and again in the backward pass in a model with more parameters
-than `stage3_max_live_parameters` or `stage3_max_reuse_distance` (10^9) let be whole from one to the other, there once
-for each use of their module (LXMERT's cross-attention has two); the small ones, which are whole on every rank, once
-after the update. DeepSpeed's stage 2 reduces with all_reduce, not reduce_scatter (`use_multi_rank_bucket_allreduce`),
-so it moves as much as stage 1. Each accumulated micro-batch gathers (stage 3) and
+Frozen parameters are never reduced; under stage 3 they are gathered with the others. Those above
+`stage3_param_persistence_threshold`, L elements of which R_F frozen and R_T trained ones lie in layers that gradient
+checkpointing runs again, are gathered
+
+    L + R_F                  while the model is whole from the forward to the backward pass
+    2 L + R_F + R_T          in a model with more than `stage3_max_live_parameters` or `stage3_max_reuse_distance`
+                             (10^9) such elements
+
+(DeepSpeed releases what is frozen after recomputing, whatever the limits allow); the small ones, whole on every
+rank, once after the update. DeepSpeed's stage 2 reduces with all_reduce, not reduce_scatter
+(`use_multi_rank_bucket_allreduce`), so it moves as much as stage 1. Each accumulated micro-batch gathers (stage 3) and
 reduces (stages 2 and 3) once more.
+
+Left out, because sizes do not tell it: in the second case a module with more than one use in a forward pass is gathered
+for each use, at most 2 times more (3 where it is recomputed). Of the families only LXMERT has one, its cross-attention.
 
 These are payloads: the bytes of the whole tensor. What a rank sends of it in a ring of N ranks is 2 (N - 1) / N for
 all_reduce and (N - 1) / N for the others (Patarasuk and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002).
@@ -117,11 +125,12 @@ class TimedTraffic(TrafficCounter):
 def step_traffic(
     sizes: ParameterSizes, ds_config: Mapping[str, Any], precision: str, world_size: int, micro_batches: int = 1
 ) -> dict[str, int]:
-    """Payload bytes by kind of one update, by the module's table; exact but for what `SMALL` leaves out.
+    """Payload bytes by kind of one update, by the module's table.
 
-    A single rank reduces with itself and gathers nothing. Under stage 3 an update after the second: the first gathers
-    more, the second agrees on the order of the modules. Where a large model gathers twice this is the most: the last
-    layers of the forward pass may still be whole.
+    Exact but for what `SMALL` leaves out and, where stage 3 gathers twice, for modules with several uses (more) and the
+    last layers of the forward pass, which may still be whole (less). A single rank reduces with itself and gathers
+    nothing. Under stage 3 an update after the second: the first gathers more, the second agrees on the order of the
+    modules.
     """
     zero = ds_config.get("zero_optimization", {})
     stage, width = int(zero.get("stage", 0)), PRECISION_BYTES[precision]
@@ -152,8 +161,11 @@ def _gathered(sizes: ParameterSizes, zero: Mapping[str, Any], world_size: int, m
     large = [size for size in parameters if not is_persistent(size, zero)]
     small = [size for size in parameters if is_persistent(size, zero)]
     kept = min(int(zero.get(f"stage3_max_{limit}", LIVE)) for limit in ("live_parameters", "reuse_distance"))
-    passes = 2 if sum(large) > kept else 1
-    return micro_batches * passes * _split_whole(large, world_size) + _split_whole(small, world_size)
+    again = [*sizes.recomputed_frozen]
+    if sum(large) > kept:
+        again += [*large, *sizes.recomputed_trained]
+    again = [size for size in again if not is_persistent(size, zero)]
+    return micro_batches * _split_whole([*large, *again], world_size) + _split_whole(small, world_size)
 
 
 def _split_whole(parameters: list[int], world_size: int) -> int:
