@@ -15,7 +15,6 @@ from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.embedded import prepare_embedded, with_embedded_recipe
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.engine.watchdog import Watchdog
-from adaptive_ft.further_sets import judge_further_sets
 from adaptive_ft.recorder import show_outcome
 from adaptive_ft.tracking import quiet_libraries
 from adaptive_ft.trainer import Trainer
@@ -29,7 +28,6 @@ def main(ranks: Ranks) -> None:
         prepare_embedded(config, ranks, watch)
         run = build(config, ranks, watch)
         Trainer(run).fit()
-        judge_further_sets(run)
         # All ranks wait for rank 0, which may still tell a tracker: srun ends a job a minute after its first rank.
         ranks.on_main(lambda: show_outcome(run.folder.path))
 

@@ -25,6 +25,7 @@ from adaptive_ft.engine.living import SignOfLife
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
+from adaptive_ft.exported import check_destination
 from adaptive_ft.models.loading import build_base
 from adaptive_ft.run_folder import RunFolder, open_run_folder
 from adaptive_ft.subjects import Subject, choose_subject
@@ -98,7 +99,7 @@ def build(config: RunConfig, ranks: Ranks, watch: Watchdog | None = None) -> Run
     """Make every part of the run that `config` describes, and train it, under `watch`; nobody watches without one.
 
     Raises:
-        UserError: anything wrong with options or input, before the run folder is made.
+        UserError: anything wrong with options or input; a run folder that was new is not left behind.
     """
     watch = watch or Watchdog(ranks, config.rank_timeout)
     parts = ranks.together(lambda: _build_parts(config, ranks, watch))
@@ -116,12 +117,14 @@ def build(config: RunConfig, ranks: Ranks, watch: Watchdog | None = None) -> Run
 
 def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sign: SignOfLife, watch: Watchdog) -> Run:
     """Engine and stream around the parts, in a folder of their own."""
+    epochs = math.ceil(config.num_train_epochs * parts.train_shards.num_examples / parts.numbers.global_batch)
+    total_updates = config.max_steps or epochs
+    ranks.on_main(lambda: check_destination(config.export_to, folder, total_updates))
     ranks.on_main(lambda: keep_nameless_base(parts.model.base, folder))
     if ranks.is_main:
         print(f"run folder {folder.path}; {_sizes(parts, config)}", flush=True)
         print(f"gated layers on {ranks.device.type}: {path_on(ranks.device.type)} path", flush=True)
         parts.model.print_trainable_parameters()
-    epochs = math.ceil(config.num_train_epochs * parts.train_shards.num_examples / parts.numbers.global_batch)
     watch.phase("building the engine")
     engine = Engine(
         parts.model,
@@ -129,7 +132,7 @@ def _start(config: RunConfig, ranks: Ranks, parts: Parts, folder: RunFolder, sig
         config.optim,
         parts.ds_config,
         ranks,
-        config.max_steps or epochs,
+        total_updates,
     )
     train = TrainStream(
         parts.train_shards,

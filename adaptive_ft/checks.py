@@ -5,7 +5,6 @@ Every check raises `UserError` with the value, the place and the way out.
 
 import math
 from operator import attrgetter
-from pathlib import Path
 
 from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.config import RunConfig
@@ -123,7 +122,7 @@ def check_question_length(wanted: int, longest: int) -> None:
 
 
 def check_export(destination: str | None, model: AdaptiveModel) -> None:
-    """Refuse before the training what could not be exported after it."""
+    """Refuse before the training a model that could not be exported after it (the folder: `exported`)."""
     if destination is None:
         return
     if model.decisions and model.config.eval_decisions != "global":
@@ -132,6 +131,3 @@ def check_export(destination: str | None, model: AdaptiveModel) -> None:
             " input: leave it out, choose a strategy with constant decisions, or evaluate and export one decision for"
             " all inputs with --adapt.eval_decisions global."
         )
-    place = Path(destination)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"--export_to '{destination}' is in use: choose a new folder, or remove it first.")

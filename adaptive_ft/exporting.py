@@ -4,6 +4,7 @@ Both are made from a checkpoint's `adaptive/` folder, which is the same whatever
 and holds float32 weights, also those of a run in bfloat16.
 """
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from transformers import PreTrainedModel
 
 from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
+from adaptive_ft.exported import MARK, in_use, mark_of
 from adaptive_ft.pretrained import OWN_BASE
 from adaptive_ft.saving import Restored
-from adaptive_ft.whole_files import no_check
+from adaptive_ft.whole_files import no_check, write_whole
 
 
 def one_decision(restored: Restored) -> str | None:
@@ -43,6 +45,7 @@ def export_merged(restored: Restored, destination: Path, check: Callable[[], Non
         merged: PreTrainedModel = restored.model.merge_and_unload(one_decision(restored))
         merged.save_pretrained(partial)
         restored.subject.save(partial, merged)
+        write_whole(partial / MARK, json.dumps(mark_of(restored.place.parent)))
 
 
 def export_adaptive(restored: Restored, destination: Path) -> None:
@@ -62,7 +65,7 @@ def export_adaptive(restored: Restored, destination: Path) -> None:
 
 def check_free(destination: Path) -> None:
     """Refuse a destination where something lies already."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+    if in_use(destination):
         raise UserError(f"'{destination}' is in use: choose a new folder, or remove it first.")
 
 

@@ -23,7 +23,9 @@ from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
 from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
 from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.exported import is_export_of
 from adaptive_ft.exporting import export_merged
+from adaptive_ft.further_sets import judge_further_sets
 from adaptive_ft.losses import policy_losses
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
@@ -55,7 +57,7 @@ class Trainer:
         self.saved_at: int | None = None
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last update; the summary of the run (the same on every rank).
+        """Train to the last update, judge the further sets, export; the summary of the run (the same on every rank).
 
         Raises:
             StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
@@ -65,6 +67,7 @@ class Trainer:
                 with self.requests, self.divergence.watch():
                     resumed_at = self._resume()
                     summary = self._finished() or self._run_to_the_end(resumed_at)
+                judge_further_sets(self.run)
                 self._export()
         finally:
             self.run.train.close()
@@ -81,9 +84,14 @@ class Trainer:
     def _export(self) -> None:
         """All ranks wait for the files: the next run of this process may start from them."""
         folder, destination = self.run.folder, self.config.export_to
+
+        def export(to: Path) -> None:
+            if not is_export_of(folder, to):  # an earlier start of the finished run may have come so far
+                export_merged(restore(folder.path, BEST), to, folder.check)
+
         if destination:
             self.watch.phase("exporting the model")
-            self.ranks.on_main(lambda: export_merged(restore(folder.path, BEST), Path(destination), folder.check))
+            self.ranks.on_main(lambda: export(Path(destination)))
 
     def _finished(self) -> dict[str, Any] | None:
         """The summary where nothing is left to do: then the folder stays as it is."""

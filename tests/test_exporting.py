@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LxmertForQuestionAnswering
 
 from adaptive_ft import AdaptiveModel
-from adaptive_ft.build import build
-from adaptive_ft.config import load_run_config
+from adaptive_ft.build import Run, build
+from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.generation import TakenOver, next_generation
 from adaptive_ft.engine.living import ALIVE
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.exported import MARK
 from adaptive_ft.exporting import export_adaptive, export_merged, is_mergeable
+from adaptive_ft.further_sets import judge_further_sets
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
@@ -138,6 +140,41 @@ def test_a_start_that_is_overtaken_while_it_exports_leaves_nothing(
         Trainer(run).fit()
     assert seen == [True]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_the_command_of_a_run_that_has_exported_finds_nothing_left(
+    tiny: Tiny, ranks: Ranks, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The further sets are judged before the export, whose own mark alone lets the same command start again."""
+    out, val = tmp_path / "out", str(workplace / "world/target/val")
+    words = ("--strategy", "standard", "--export_to", str(out), "--data.also_val", val, "--resume", "auto")
+
+    def given(name: str, steps: int) -> RunConfig:
+        return load_run_config(tiny(name, *words, "--output_dir", str(tmp_path / "runs"), "--max_steps", str(steps)))
+
+    def written() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    exported_then = []
+
+    def judge(run: Run) -> dict[str, Any]:
+        exported_then.append(out.exists())
+        return judge_further_sets(run)
+
+    monkeypatch.setattr("adaptive_ft.trainer.judge_further_sets", judge)
+    summary, before = Trainer(build(given("exports", 1), ranks)).fit(), written()
+    assert Trainer(build(given("exports", 1), ranks)).fit() == summary
+    assert (exported_then, written()) == ([False, True], before)
+    mark = (out / MARK).read_text()
+    for name, steps, told in (
+        ("exports", 2, mark),
+        ("another", 1, mark),
+        ("exports", 1, mark.replace('": "', '": "0')),
+    ):
+        (out / MARK).write_text(told)
+        with pytest.raises(UserError, match=r"--export_to '.*' is in use: choose a new folder"):
+            build(given(name, steps), ranks)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["exports"]
 
 
 def test_a_destination_in_use_is_refused(finished_run: RunFolder, tmp_path: Path) -> None:

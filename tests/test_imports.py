@@ -32,7 +32,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("throughput", "tally"),
     ("config",),
     ("run_folder", "checks"),
-    ("subjects",),
+    ("subjects", "exported"),
     ("build",),
     ("evaluation", "saving", "same_run"),
     ("recorder", "exporting", "examining"),
