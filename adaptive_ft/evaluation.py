@@ -14,6 +14,7 @@ from torch import Tensor
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.gates import GateHolder, GatesDiverged
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.task import Task
@@ -45,18 +46,34 @@ class Unsound:
         rows = zip(batch.questions, sound_B.tolist(), strict=True)
         self.question_ids += [question.question_id for question, sound in rows if not sound]
 
-    def refuse(self, ranks: Ranks, address: str) -> None:
-        """Raise UserError on all ranks where any has such a question of the shards at `address` (collective)."""
-        found = [number for part in ranks.gather(self.question_ids) for number in part]
-        ranks.on_main(lambda: _refuse_unsound(found, address))
+    def refuse(self, ranks: Ranks, address: str, holder: GateHolder) -> None:
+        """Raise UserError on all ranks where any has such a question of the shards at `address`, or gates in `holder`
+        that are neither 0 nor 1 (collective: no rank may raise by itself before it).
+        """
+        told = ranks.gather((self.question_ids, _are_faulty(holder)))
+        found = [number for numbers, _ in told for number in numbers]
+        ranks.on_main(lambda: _refuse_unsound(found, any(faulty for _, faulty in told), address))
 
 
-def _refuse_unsound(found: list[int], address: str) -> None:
+def _are_faulty(holder: GateHolder) -> bool:
+    try:
+        holder.check()
+    except GatesDiverged:
+        return True
+    return False
+
+
+def _refuse_unsound(found: list[int], gates_are_faulty: bool, address: str) -> None:
     if found:
         raise UserError(
             f"The model gives no finite numbers for {len(found)} examples of '{address}', the first is {min(found)}:"
             " such answers cannot be judged. Where their features or pictures are sound, the weights are not, or bf16"
             " is too narrow for them."
+        )
+    if gates_are_faulty:
+        raise UserError(
+            f"The model's gates for '{address}' are neither 0 nor 1: its policy has diverged, and such answers cannot"
+            " be judged."
         )
 
 

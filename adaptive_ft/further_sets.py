@@ -50,18 +50,19 @@ def _judge(run: Run, shards: ShardSet) -> dict[str, Any]:
     run.engine.module.eval()
     torch.manual_seed(run.config.seed)  # matters only where the config samples gates in evaluation
     unsound = Unsound()
-    evaluation = evaluate(
-        functools.partial(run.engine, policy=None),
-        run.watch.steps(run.open_val(shards), run.engine.updates, "evaluating", then="scoring"),
-        shards.num_examples,
-        run.parts.task,
-        run.parts.model.tying,
-        run.ranks,
-        run.engine.dtype,
-        unsound,
-    )
-    run.parts.model.holder.check()
-    unsound.refuse(run.ranks, shards.address)
+    holder = run.parts.model.holder
+    with holder.told_later():
+        evaluation = evaluate(
+            functools.partial(run.engine, policy=None),
+            run.watch.steps(run.open_val(shards), run.engine.updates, "evaluating", then="scoring"),
+            shards.num_examples,
+            run.parts.task,
+            run.parts.model.tying,
+            run.ranks,
+            run.engine.dtype,
+            unsound,
+        )
+    unsound.refuse(run.ranks, shards.address, holder)
     return run.ranks.on_main(lambda: _scores(run, shards, evaluation.report))
 
 

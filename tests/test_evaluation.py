@@ -146,11 +146,11 @@ def test_answers_that_are_no_numbers_are_refused(
     first = [batch.questions[0].question_id for batch in batches]
     assert unsound.question_ids == first
     with pytest.raises(UserError, match=rf"no finite numbers for 3 examples of 'here/val', the first is {min(first)}"):
-        unsound.refuse(ranks, "here/val")
+        unsound.refuse(ranks, "here/val", restored.model.holder)
 
 
 def test_a_sound_pass_is_not_refused(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
     unsound, stream = Unsound(), EvalStream(shards, batch_size=32)
     evaluate(restored.model, stream, 77, task, restored.model.tying, ranks, torch.float32, unsound)
-    unsound.refuse(ranks, "here/val")
+    unsound.refuse(ranks, "here/val", restored.model.holder)
     assert not unsound.question_ids

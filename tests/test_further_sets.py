@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from adaptive_ft.build import build
 from adaptive_ft.config import load_run_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from adaptive_ft.evaluation import Unsound
 from adaptive_ft.further_sets import judge_further_sets
+from adaptive_ft.gates import GateHolder
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.trainer import Trainer
 
@@ -40,6 +43,32 @@ def test_a_further_set_is_judged_by_the_last_weights_and_kept(
     assert judge_further_sets(again) == kept
     again.folder.write_also_val({**kept, indomain: {**kept[indomain], "data": "of other shards"}})
     assert judge_further_sets(again)[indomain]["score"] == pytest.approx(scores[indomain]["score"])
+
+
+def test_gates_that_are_no_numbers_are_one_sentence(
+    ranks: Ranks, tiny: Tiny, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by all ranks together after the pass, not raised by one in the midst of it; the model refuses them again."""
+    indomain = str(workplace / "world/target/val_indomain")
+    run = build(load_run_config(tiny("no_numbers", "--data.also_val", indomain)), ranks)
+    policy = run.parts.model.policy
+    assert policy is not None
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.fill_(float("nan"))
+    refused: list[Ranks] = []
+    refuse = Unsound.refuse
+
+    def noted(own: Unsound, asked: Ranks, address: str, holder: GateHolder) -> None:
+        refused.append(asked)
+        refuse(own, asked, address, holder)
+
+    monkeypatch.setattr(Unsound, "refuse", noted)
+    with pytest.raises(UserError, match=rf"no finite numbers for \d+ examples of '{indomain}'"):
+        judge_further_sets(run)
+    assert refused == [ranks]
+    run.train.close()
+    run.sign.leave()
 
 
 def test_without_further_sets_nothing_is_written(finished_run: RunFolder) -> None:

@@ -118,9 +118,10 @@ class Command:
         torch.manual_seed(restored.config.seed)
         one_pass = evaluate if shards.manifest.answered else answer
         unsound = Unsound()
-        evaluation = one_pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype, unsound)
-        model.holder.check()
-        unsound.refuse(ranks, shards.address)
+        given = (forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype, unsound)
+        with model.holder.told_later():
+            evaluation = one_pass(*given)
+        unsound.refuse(ranks, shards.address, model.holder)
         return evaluation
 
 
