@@ -224,7 +224,11 @@ def run_ranks(main: Callable[[Ranks], None]) -> NoReturn:
         print(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("stopped by the keyboard; a run goes on from its newest checkpoint with --name NAME --resume auto")
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                "stopped by the keyboard, which saves nothing: a run goes on with --name NAME --resume auto from its"
+                " newest checkpoint, or begins again where it has none yet"
+            )
         code = INTERRUPTED
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1

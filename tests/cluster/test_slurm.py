@@ -152,8 +152,12 @@ def test_an_array_trains_one_strategy_per_job(submit: Submit) -> None:
         assert json.loads((run / "summary.json").read_text())["strategy"] == strategy
 
 
-def test_an_array_refuses_a_strategy_of_its_own(submit: Submit) -> None:
-    """It would win over the files, and every job of the array would train the same."""
-    job = submit("array.sbatch", sbatch=("--array=0", "--nodes=1"))
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [("--name", "The array sets the strategy"), ("--adapt.strategy", "The array names its runs, one per strategy")],
+)
+def test_an_array_refuses_a_strategy_or_a_name_of_its_own(left_out: str, told: str, submit: Submit) -> None:
+    """Every job of the array would train the same, or all of them in one folder."""
+    job = submit("array.sbatch", sbatch=("--array=0", "--nodes=1"), without=(left_out,))
     assert job.slurm.wait_for_state(f"{job.number}_0", "COMPLETED", "FAILED") == "FAILED"
-    assert "The array sets the strategy" in (job.log.parent / f"adaptive-ft-{job.number}_0.out").read_text()
+    assert told in (job.log.parent / f"adaptive-ft-{job.number}_0.out").read_text()
