@@ -58,7 +58,8 @@ class Machine:
 
 PLAN_COLUMNS = ("compute s", "send s", "apart", "hidden")
 PLAN_LEGEND = (
-    "apart, hidden: share of the devices' speed that is left where no sending overlaps computing, and where all does.",
+    "apart, hidden: share of the devices' speed that is left where no sending overlaps computing, and where all does",
+    "that can under this config: ZeRO-3's; stages 0 to 2 of the ready configs send while nothing computes.",
 )
 
 
@@ -76,6 +77,17 @@ def sizes_of(model: AdaptiveModel) -> ParameterSizes:
         recomputed_frozen=[value.numel() for value in recomputed if not value.requires_grad],
         recomputed_trained=[value.numel() for value in recomputed if value.requires_grad],
     )
+
+
+def overlapping(payloads: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, int]:
+    """The payloads that DeepSpeed can move while it computes: all under stage 3, which overlaps unless told not to; of
+    stages 1 and 2 with overlap_comm the reductions, not the gathering after the update; of stage 0 none.
+    """
+    zero = config["zero_optimization"]
+    stage = zero["stage"]
+    if not stage or not zero.get("overlap_comm", stage == 3):
+        return {}
+    return {kind: size for kind, size in payloads.items() if stage == 3 or kind == "all_reduce"}
 
 
 def memory_lines(
@@ -108,7 +120,9 @@ def memory_lines(
         for row in (columns, *rows)
     ]
     legend = [line.format(unit=unit) for line in LEGEND]
-    return [counts, "", *table, *legend, *(PLAN_LEGEND if machine else ())]
+    whole = (sizes.num_frozen + sizes.num_trained) / UNITS[unit]
+    start = f"start: the whole model is on every device before ZeRO-3 splits it, {4 * whole:.3f} {unit} fp32"
+    return [counts, f"{start}, {2 * whole:.3f} {unit} bf16", "", *table, *legend, *(PLAN_LEGEND if machine else ())]
 
 
 def memory_cells(
@@ -122,11 +136,14 @@ def memory_cells(
 ) -> tuple[str, ...]:
     """One config's numbers, bytes in `unit`, with three decimals."""
     found = rank_bytes(sizes, config, precision, world_size)
-    sent = sent_bytes(step_traffic(sizes, config, precision, world_size, micro_batches), world_size)
+    payloads = step_traffic(sizes, config, precision, world_size, micro_batches)
+    sent = sent_bytes(payloads, world_size)
     counted = (*(getattr(found, kind) for kind in KINDS), sent)
     cells = tuple(f"{count / UNITS[unit]:.3f}" for count in counted)
     if machine is None:
         return cells
     computing, sending = machine.seconds(sizes.num_frozen or sizes.num_trained, sent)
-    apart, hidden = computing / (computing + sending), computing / max(computing, sending)
+    behind = sending * sent_bytes(overlapping(payloads, config), world_size) / max(sent, 1)
+    apart = computing / (computing + sending)
+    hidden = computing / (max(computing, behind) + sending - behind)
     return (*cells, f"{computing:.3f}", f"{sending:.3f}", f"{apart:.2f}", f"{hidden:.2f}")

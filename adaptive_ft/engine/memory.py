@@ -14,8 +14,11 @@ gradients: at the update, with the float32 copy it works on, of one optimizer gr
 2N, stage 3 every parameter to one of N. Under stages 1 and 2 a rank keeps the gradients of all parameters that its part
 touches, whole: with many ranks that is one large embedding rather than T/N.
 
-`transient`: the buffer in which stages 1 to 3 collect gradients for one reduction; all gradients, b T, which stage 1
-has until the backward pass is over; and under stage 3 the parameters that are whole at one time, at the most.
+`transient`, at the most: the buffer in which stages 1 to 3 collect gradients for one reduction; the flat copy that
+stages 0 to 2 make of what they reduce at once, at stage 0 and in ds_configs/bf16.json of 5 * 10^8 elements and one more
+parameter or group (at stage 0 in bf16 it is gone before the float32 gradients come, which are more); all gradients,
+b T, which stage 1 has until the backward pass is over; with stage 2 and offloading two buffers of the largest
+parameter, one on the device and one on the host; and under stage 3 the parameters that are whole at one time.
 Activations are not included: they depend on the batch, and a run logs its peak memory (`time/peak_memory_gib`).
 
 tests/cluster/test_memory.py compares all of this with the tensors of real engines on two ranks.
@@ -124,7 +127,13 @@ def _replicated(sizes: ParameterSizes, width: int) -> RankBytes:
         gradients=(width + is_half * MASTER_BYTES) * trained,
         optimizer=ADAM_BYTES * trained,
         masters=is_half * MASTER_BYTES * trained,
+        transient=max(0, width * _reduced_at_once(sizes.trained_flat) - is_half * MASTER_BYTES * trained),
     )
+
+
+def _reduced_at_once(parameters: Sequence[int]) -> int:
+    """Elements of the largest bucket that is full once it holds more than `BUCKET`, whatever the order, at the most."""
+    return min(sum(parameters), BUCKET + max(parameters, default=0))
 
 
 def _optimizer_split(sizes: ParameterSizes, zero: Mapping[str, Any], width: int, world_size: int) -> RankBytes:
@@ -136,16 +145,18 @@ def _optimizer_split(sizes: ParameterSizes, zero: Mapping[str, Any], width: int,
     *others, last = (MASTER_BYTES * size // world_size for size in groups)
     # With offloading the reduced gradients go to the host as float32 at once; a buffer there brings the weights back.
     gradients = MASTER_BYTES * own if on_host else max(last, kept + max(others, default=0))
-    bucket = int(zero.get("reduce_bucket_size", BUCKET)) * width * (2 if zero.get("overlap_comm") else 1)
-    unreduced = width * sizes.num_trained if zero["stage"] == 1 else 0
+    bucket = int(zero.get("reduce_bucket_size", BUCKET))
+    buffers = bucket * (2 if zero.get("overlap_comm") else 1) + min(bucket, sizes.num_trained)
+    unreduced = sizes.num_trained if zero["stage"] == 1 else 0
+    largest = max(sizes.trained_flat, default=0) if on_host else 0
     return RankBytes(
         frozen=width * sizes.num_frozen,
         trained=width * sum(groups) + (width * own if on_host else 0),
         gradients=gradients,
         optimizer=ADAM_BYTES * own,
         masters=MASTER_BYTES * own,
-        transient=bucket + unreduced,
-        host=on_host * (2 * MASTER_BYTES + ADAM_BYTES + width) * own,
+        transient=width * (buffers + unreduced + 2 * largest),
+        host=on_host * (2 * MASTER_BYTES + ADAM_BYTES + width) * own + width * largest,
     )
 
 
@@ -158,6 +169,8 @@ def _accumulating_in_fp32(sizes: ParameterSizes, width: int, world_size: int) ->
         gradients=MASTER_BYTES * sum(groups) + width * sizes.num_trained,
         optimizer=ADAM_BYTES * own,
         masters=MASTER_BYTES * own,
+        # The float32 gradients in one piece, and that piece in the precision in which it is sent.
+        transient=(MASTER_BYTES + width) * _reduced_at_once(groups),
     )
 
 

@@ -1,19 +1,21 @@
 """The bytes that `adaptive-ft inspect --memory` foretells are those that DeepSpeed's engines hold on two ranks."""
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaptive_ft.commands.memory_table import sizes_of
 from adaptive_ft.engine.deepspeed_engine import Engine
-from adaptive_ft.engine.memory import rank_bytes, split_elements
+from adaptive_ft.engine.memory import padded_groups, rank_bytes, split_elements
 from adaptive_ft.engine.ranks import Ranks
 from tests.cluster.ranks_by_hand import on_ranks
-from tests.cluster.small_runs import ds_config_of, loss_of, make_engine, make_model
+from tests.cluster.small_runs import ZERO, ds_config_of, loss_of, make_engine, make_model
 
 CASES = [
     *((f"zero{stage}", precision) for stage in range(4) for precision in ("fp32", "bf16")),
@@ -24,6 +26,7 @@ KINDS = ("frozen", "trained", "gradients", "optimizer", "masters")
 MASTERS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition")
 GRADIENTS = ("averaged_gradients", "grads_in_partition", "grad_partitions_flat_buffer", "fp32_groups_gradients_flat")
 TO_AND_FRO = ("temp_grad_buffer_for_cpu_offload", "temp_grad_buffer_for_gpu_offload")
+FLAGS = 16  # bytes of counts and norms that live beside a reduction
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -40,6 +43,19 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from tensors_in(part)
+
+
+class InsideReductions(TorchDispatchMode):
+    """Calls `look` before every all_reduce of gradients, with what is being reduced still in its buffer."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
+        self.look = look
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator.namespace == "c10d" and "allreduce" in operator.__name__ and args[0][0].numel() > 2:
+            self.look()
+        return operator(*args, **(kwargs or {}))
 
 
 class Storages:
@@ -98,10 +114,12 @@ def measured(ranks: Ranks, name: str, precision: str) -> dict[str, Any]:
     engine = make_engine(model, ds_config, ranks)
     moments: list[dict[str, int]] = []
     # The update is under way: with gradients, and with their float32 copies.
+    reducing: list[dict[str, int]] = []
     losses = []
     for number in range(3):
         loss = loss_of(engine)
-        engine.backward(loss)
+        with InsideReductions(lambda: reducing.append(held(engine, before))) if number == 2 else nullcontext():
+            engine.backward(loss)
         if number == 2:
             moments.append(held(engine, before))
             engine.deepspeed.basic_optimizer.register_step_pre_hook(lambda *_: moments.append(held(engine, before)))
@@ -110,6 +128,11 @@ def measured(ranks: Ranks, name: str, precision: str) -> dict[str, Any]:
     foretold = rank_bytes(sizes, ds_config, precision, ranks.world_size)
     return {
         "held": {kind: max(moment[kind] for moment in moments) for kind in moments[0]},
+        "copied": [moment["rest"] - moments[0]["rest"] for moment in reducing],
+        "reducing": [sum(moment.values()) - moments[0]["rest"] for moment in reducing],
+        "num_trained": sizes.num_trained,
+        "padded": sum(padded_groups(sizes, ranks.world_size)),
+        "largest": max(sizes.trained_flat),
         "after": held(engine, before),
         "foretold": {kind: getattr(foretold, kind) for kind in (*KINDS, "transient")},
         "losses": losses,
@@ -140,7 +163,29 @@ def test_what_is_foretold_is_what_is_held(case: tuple[str, str], two_ranks: Any)
         assert rank["held"]["rest"] < 0.05 * sum(rank["foretold"][kind] for kind in KINDS)
         transient = rank["held"]["bucket"] + rank["held"]["whole"]
         assert transient <= rank["foretold"]["transient"]
+        if case[0].startswith("zero3"):
+            assert rank["held"]["bucket"] == rank["width"] * ZERO["reduce_bucket_size"]
         assert rank["losses"][-1] < rank["losses"][0], "three updates that help"
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("case", [case for case in CASES if not case[0].startswith("zero3")], ids="-".join)
+def test_a_reduction_copies_what_it_sends(case: tuple[str, str], two_ranks: Any) -> None:
+    """Looked at inside the all_reduce: a flat copy of all gradients, in bf16.json in float32 and in bfloat16; with it
+    no rank holds more than was foretold, and without ZeRO in float32 or in bf16.json exactly that.
+    """
+    name, _ = case
+    for rank in two_ranks[case]:
+        copy = 6 * rank["padded"] if name == "bf16" else rank["width"] * rank["num_trained"]
+        assert max(rank["copied"]) <= copy + FLAGS
+        if name != "zero2_offload":  # there the moment after the backward pass holds a little more beside
+            assert copy <= max(rank["copied"])
+        most = sum(rank["foretold"].values())
+        assert max(rank["reducing"]) <= most + FLAGS
+        if name == "bf16" or case == ("zero0", "fp32"):
+            assert max(rank["reducing"]) >= most
+        to_and_fro = 2 * rank["width"] * rank["largest"] if name == "zero2_offload" else 0
+        assert rank["held"]["to_and_fro"] == to_and_fro
 
 
 @pytest.mark.launch

@@ -8,7 +8,7 @@ import pytest
 from transformers import ViTConfig
 
 from adaptive_ft.commands.inspect import Command
-from adaptive_ft.commands.memory_table import CONFIGS, KINDS, Machine
+from adaptive_ft.commands.memory_table import CONFIGS, KINDS, Machine, overlapping
 from adaptive_ft.errors import UserError
 
 
@@ -38,7 +38,13 @@ def test_every_config_is_a_row_whose_parts_add_up(tmp_path: Path, capsys: pytest
     """ViT-base on 8 ranks: 86 M parameters twice; splitting leaves less on the device, stage by stage."""
     ViTConfig().save_pretrained(tmp_path)
     Command(str(tmp_path), memory=True, world_size=8).run()
-    table = rows(capsys.readouterr().out)
+    told = capsys.readouterr().out
+    table = rows(told)
+    whole = table["zero0", "bf16"]["frozen"] + table["zero0", "bf16"]["trained"]
+    (start,) = (line for line in told.splitlines() if line.startswith("start: "))
+    assert float(start.split()[-3]) == pytest.approx(whole, abs=0.002), (
+        "the whole model in bf16, on any number of ranks"
+    )
     assert len(table) == 2 * len(CONFIGS) - 1
     for row in table.values():
         assert row["total"] == pytest.approx(sum(row[kind] for kind in KINDS[:5]), abs=0.004)
@@ -92,7 +98,7 @@ def test_the_efficiency_is_that_of_computing_beside_sending(tmp_path: Path, caps
     """6 operations for each of 10^9 weights and 1000 rows at 3 TFLOP/s take 2 s, 50 GB at 25 GB/s as long."""
     assert Machine(rows=1000, tflops=3.0, link=25.0).seconds(10**9, 50 * 10**9) == pytest.approx((2.0, 2.0))
     ViTConfig(num_hidden_layers=2).save_pretrained(tmp_path)
-    Command(str(tmp_path), memory=True, world_size=8, rows=1000).run()
+    Command(str(tmp_path), memory=True, world_size=8, rows=20_000).run()
     lines = capsys.readouterr().out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("config"))
     assert lines[start].endswith("compute s  send s  apart  hidden")
@@ -100,3 +106,19 @@ def test_the_efficiency_is_that_of_computing_beside_sending(tmp_path: Path, caps
         *_, computing, sending, apart, hidden = map(float, line.split()[2:])
         assert apart == pytest.approx(computing / (computing + sending), abs=0.1)
         assert apart <= hidden <= 1
+        assert (apart < hidden) == line.startswith("zero3"), "the other ready configs send while nothing computes"
+
+
+def test_what_can_hide_is_what_deepspeed_overlaps() -> None:
+    """Everything under stage 3, the reductions of stages 1 and 2 when asked for, nothing without ZeRO."""
+    payloads = {"all_reduce": 5, "all_gather": 7}
+    asked = {"overlap_comm": True}
+    for stage, block, expected in (
+        (0, asked, {}),
+        (1, {}, {}),
+        (2, {}, {}),
+        (2, asked, {"all_reduce": 5}),
+        (3, {}, payloads),
+        (3, {"overlap_comm": False}, {}),
+    ):
+        assert overlapping(payloads, {"zero_optimization": {"stage": stage, **block}}) == expected

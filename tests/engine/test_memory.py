@@ -26,8 +26,19 @@ def test_stages_1_and_2_split_what_the_optimizer_owns() -> None:
     found = rank_bytes(SIZES, config(2), "bf16", 8)
     assert (found.frozen, found.trained) == (320, 2 * 176)
     assert (found.optimizer, found.masters) == (8 * 22, 4 * 22)
-    assert found.transient == 2 * 1000
-    assert rank_bytes(SIZES, config(1), "bf16", 8).transient == 2 * 1000 + 2 * 170
+    assert found.transient == 2 * 1000 + 2 * 170
+    assert rank_bytes(SIZES, config(1), "bf16", 8).transient == 2 * 1000 + 2 * 170 + 2 * 170
+    assert rank_bytes(SIZES, config(2, overlap_comm=True), "bf16", 8).transient == 2 * 2000 + 2 * 170
+
+
+def test_without_zero_a_reduction_copies_a_bucket_of_gradients() -> None:
+    """All 170, or 5 * 10^8 and at most one parameter more; in bf16 less than the float32 gradients after it."""
+    assert rank_bytes(SIZES, config(0), "fp32", 8).transient == 4 * 170
+    large = ParameterSizes([], {"delta": [3 * 10**8] * 4})
+    assert rank_bytes(large, config(0), "fp32", 8).transient == 4 * 8 * 10**8
+    assert rank_bytes(large, config(0), "bf16", 8).transient == 0
+    accumulating = {**config(1), "data_types": {"grad_accum_dtype": "fp32"}}
+    assert rank_bytes(SIZES, accumulating, "bf16", 8).transient == 6 * 176
 
 
 def test_a_rank_keeps_the_gradients_its_part_touches_whole() -> None:
