@@ -76,7 +76,7 @@ test: install
 	$(BIN)/python -m pytest
 
 # What takes minutes: a real Slurm cluster on this machine, ranks that are killed. As root it installs Debian's Slurm.
-# `make test-cluster KILLS_PER_KIND=4` kills at 20 points instead of 10.
+# `make test-cluster KILLS_PER_KIND=1` kills at 5 points instead of 20.
 test-cluster: install
 	$(if $(KILLS_PER_KIND),KILLS_PER_KIND=$(KILLS_PER_KIND)) $(BIN)/python -m pytest tests/cluster -rs
 
