@@ -13,8 +13,8 @@ from adaptive_ft.analysis.comparison_picture import compared_rows
 def run(seed: int, near: float, far: float, tuned: float | None) -> SeedRun:
     return SeedRun(
         seed=seed, folder=Path("gone"), strategy="spottune", policy="light", train=0.9,
-        scores={"near": near, "far": far}, official={}, start=None, tuned=tuned, trainable=1, frozen=1, peak_memory_gib=None,
-        seconds=1.0, constants={},
+        scores={"near": near, "far": far}, official={}, start=None, tuned=tuned, trainable=1, frozen=1,
+        peak_memory_gib=None, seconds=1.0, constants={},
     )  # fmt: skip
 
 
