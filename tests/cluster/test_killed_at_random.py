@@ -1,6 +1,6 @@
 """Killed at random points and resumed each time, a run ends with the weights of the one that nobody disturbed.
 
-KILLS_PER_KIND=4, the default, kills it at 20 points (8 minutes on two cores); the gate has it killed at 5.
+KILLS_PER_KIND=4, the default, kills it at 20 points (8 minutes on two cores).
 """
 
 import os
