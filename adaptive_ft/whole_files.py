@@ -1,10 +1,13 @@
 """Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
 
+import csv
+import io
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def no_check() -> None:
@@ -18,6 +21,15 @@ def write_whole(path: Path, content: str | bytes, check: Callable[[], None] = no
     """
     with whole_file(path, check) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a line of names first; every row has a value by each of them."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 @contextmanager

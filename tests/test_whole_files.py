@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ft.whole_files import whole_file, write_whole
+from adaptive_ft.whole_files import whole_file, write_csv, write_whole
 
 
 @pytest.mark.parametrize(("content", "stored"), [("müde\n", "müde\n".encode()), (b"\x00\xff", b"\x00\xff")])
@@ -72,3 +72,12 @@ def test_a_check_that_raises_keeps_the_old_file(tmp_path: Path) -> None:
         write_whole(path, "new", refuse)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_is_written_with_its_names(tmp_path: Path) -> None:
+    """Cells with commas are quoted; a row that breaks off the writing leaves nothing."""
+    write_csv(tmp_path / "table.csv", ("name", "share"), [{"name": "a, b", "share": 0.5}])
+    assert (tmp_path / "table.csv").read_bytes() == b'name,share\n"a, b",0.5\n'
+    with pytest.raises(ValueError, match="other"):
+        write_csv(tmp_path / "half.csv", ("name",), [{"name": "a"}, {"other": 1}])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

@@ -8,8 +8,7 @@ from adaptive_ft.analysis.comparison import Comparison, as_markdown, cells, head
 from adaptive_ft.analysis.comparison_picture import compared_rows
 from adaptive_ft.analysis.pictures import save_figure
 from adaptive_ft.analysis.report.compared_table import FIGURE, ComparedTable
-from adaptive_ft.analysis.report.page import write_csv
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import write_csv, write_whole
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> ComparedTable:

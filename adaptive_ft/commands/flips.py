@@ -16,7 +16,6 @@ from adaptive_ft.analysis.flip_picture import correlations, predicted_and_true
 from adaptive_ft.analysis.flips import ORIGINAL, PREDICTED, TRUE, Flips
 from adaptive_ft.analysis.pictures import save_figure
 from adaptive_ft.analysis.repeatable import device_name
-from adaptive_ft.analysis.report.page import write_csv
 from adaptive_ft.data.reading.choice import open_set
 from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
@@ -25,7 +24,7 @@ from adaptive_ft.flipping import FlipPlan, Gates, device, flip_decisions
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tracking import Progress, quiet_libraries
 from adaptive_ft.versions import versions
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import write_csv, write_whole
 
 NAME = "flips"
 _TOLD = {PREDICTED: "gate gradient", ORIGINAL: "gate gradient of the original's form", TRUE: "true change of the loss"}

@@ -8,7 +8,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from adaptive_ft.analysis.report.compared_table import read_table
-from adaptive_ft.analysis.report.page import INVARIANCE_FIGURES, write_report
+from adaptive_ft.analysis.report.measurements import INVARIANCE_FIGURES
+from adaptive_ft.analysis.report.page import write_report
 from adaptive_ft.analysis.report.run_files import RunFiles, read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.errors import UserError

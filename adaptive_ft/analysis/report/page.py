@@ -7,35 +7,24 @@ but its own, so that nothing of the data can become one.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from adaptive_ft.analysis.invariance_summary import compared_told
-from adaptive_ft.analysis.measurement_folder import IN_RUN_FOLDER
 from adaptive_ft.analysis.pictures import save_figure, training_curves
 from adaptive_ft.analysis.report.cards import data_address, picture_name
 from adaptive_ft.analysis.report.compared_table import ComparedTable
+from adaptive_ft.analysis.report.measurements import read_measurement
 from adaptive_ft.analysis.report.sections import Section, Told, compared, section
 from adaptive_ft.analysis.report.strategies_table import COLUMNS, differences, numbers, to_beat
-from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import write_csv, write_whole
 
 TEMPLATE = "page.html.j2"
-INVARIANCE_FIGURES = {
-    "stir.png": "shared invariances (STIR), layer by layer, inverted on the pretrained model",
-    "stir-on-fine-tuned.png": "shared invariances (STIR), layer by layer, inverted on the fine-tuned model",
-    "retention_and_usage.png": "invariances kept, layer by layer, beside the share tuned there",
-}
-"""What it draws, and what that shows."""
 
 
 def page(
@@ -69,7 +58,7 @@ def page(
         made=made,
         comparison=comparison,
         comparison_figure=data_address(comparison.figure) if comparison and comparison.figure else None,
-        invariances=[(_measured(folder), _compared_told(folder), _figures(folder)) for folder in invariances],
+        measurements=[read_measurement(folder) for folder in invariances],
     )
 
 
@@ -96,26 +85,6 @@ def write_report(
         _write_run(one, beside, one.run.name if is_only else f"{one.run.name}_{number}")
     write_whole(output, html)
     return beside
-
-
-def _measured(folder: Path) -> str:
-    """The name of a measurement: its run's where it lies in a run's folder."""
-    return folder.resolve().parent.name if folder.name == IN_RUN_FOLDER else folder.name
-
-
-def _compared_told(folder: Path) -> str:
-    """What a measurement compared, by which weights; empty for one that has not come to its summary."""
-    file = folder / "summary.json"
-    return compared_told(json.loads(file.read_text(encoding="utf-8"))["compared"]) if file.is_file() else ""
-
-
-def _figures(folder: Path) -> list[tuple[str, str]]:
-    """The figures of a folder: what each shows, and its data: address."""
-    files = {folder / name: shows for name, shows in INVARIANCE_FIGURES.items() if (folder / name).is_file()}
-    if not files:
-        first, *_, last = INVARIANCE_FIGURES
-        raise UserError(f"'{folder}' has no {first} or {last}: name what adaptive-ft invariance wrote.")
-    return [(shows, data_address(file.read_bytes())) for file, shows in files.items()]
 
 
 def _pictures(sections: Iterable[Section]) -> Markup:
@@ -152,15 +121,6 @@ def _write_run(told: Told, beside: Path, name: str) -> None:
             ("component", "relative_distance"),
             [{"component": component, "relative_distance": value} for component, value in distances],
         )
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """A CSV file, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
 
 
 def _own_file(name: str) -> Markup:
