@@ -38,12 +38,13 @@ WORLD = Path("data/world")
 PICTURES = Path("data/pictures")
 BASE = Path("data/base")
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-# The bases this program makes itself, and the recipe of each.
-PRETRAINING = {
-    str(BASE): "world_pretrain.yaml",
-    "data/base_vlbert": "world_vlbert_pretrain.yaml",
-    "data/base_questions": "questions_pretrain.yaml",
-    "data/vit": "pictures_pretrain.yaml",
+# The bases this program makes itself, and the recipes of each: of several the later wins.
+PRETRAINING: dict[str, tuple[str, ...]] = {
+    str(BASE): ("world_pretrain.yaml",),
+    "data/base_small": ("world_pretrain.yaml", "bases/small.yaml"),
+    "data/base_vlbert": ("world_vlbert_pretrain.yaml",),
+    "data/base_questions": ("questions_pretrain.yaml",),
+    "data/vit": ("pictures_pretrain.yaml",),
 }
 NAMES_DATA = ("--config", "--data.train", "--data.val")
 
@@ -88,13 +89,18 @@ def _generate(config: RunConfig, ranks: Ranks) -> None:
         ranks.on_main(MAKERS[place])
 
 
+def pretraining_recipe(base: str) -> RunConfig:
+    """The options that make a base of `PRETRAINING`, as its recipes have them."""
+    return load_run_config([word for recipe in PRETRAINING[base] for word in ("--config", str(RECIPES / recipe))])
+
+
 def begin_pretraining(config: RunConfig, world_size: int) -> RunConfig:
     """The run that makes the base of `config`, under the engine of `config`.
 
     The recipe's batch is that of all ranks together, so that an interrupted run goes on also on another number of
     ranks. Ranks that do not divide it take the next smaller one that they do, at least an example each: another run.
     """
-    base = load_run_config(["--config", str(RECIPES / PRETRAINING[str(config.model.name)])])
+    base = pretraining_recipe(str(config.model.name))
     base.ds_config, base.kernels, base.stop_file = config.ds_config, config.kernels, config.stop_file
     batch = base.per_device_train_batch_size
     base.per_device_train_batch_size = max(1, batch // world_size)
