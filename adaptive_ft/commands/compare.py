@@ -58,6 +58,8 @@ class Command:
         if not self.table_only:
             with stopped_by_sigterm():
                 failed = make(recipe, left)
+        if failed and not any(map(is_finished, recipe.runs())):
+            raise UserError(" ".join(map(str, failed)))
         comparison = compare(recipe)
         table = write_comparison(comparison, recipe.output_dir)
         told = [Told(read_run(run.folder)) for row in comparison.rows for run in row.runs[:1]]

@@ -9,7 +9,9 @@ import yaml
 
 from adaptive_ft.analysis.report.compared_table import read_table
 from adaptive_ft.cli import run_command
+from adaptive_ft.commands import compare
 from adaptive_ft.commands.prepare import Command as Prepare
+from adaptive_ft.comparing.jobs import Failed, Job
 from adaptive_ft.config import dump_run_config, load_run_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
@@ -69,6 +71,15 @@ def test_a_failed_run_is_told_and_the_others_make_the_table(
 def test_a_table_of_nothing_is_refused(comparison: Path) -> None:
     with pytest.raises(UserError, match=r"No run in .* is finished"):
         run_command(["compare", str(comparison), "--table-only"])
+
+
+def test_where_nothing_finishes_each_failure_is_told(comparison: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason that its log gives, not only that there is no table."""
+    failures = [Failed(Job(name, (), Path(f"{name}.log")), 2, f": error: {name} is full") for name in ("disk", "tray")]
+    monkeypatch.setattr(compare, "make", lambda recipe, left: failures)
+    with pytest.raises(UserError) as refused:
+        run_command(["compare", str(comparison)])
+    assert str(refused.value) == " ".join(map(str, failures))
 
 
 def test_what_is_there_already_is_not_made_again(
