@@ -1,5 +1,6 @@
 """The original's form of an adapted model: the same outputs for gates of 0 and 1, mixed where the original mixes."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,14 @@ def test_the_outputs_are_mixed_after_the_layer_norm() -> None:
     (original(asked_BD, **inputs).last_hidden_state * weights).sum().backward()
     assert asked_BD.grad is not None
     torch.testing.assert_close(asked_BD.grad[:, last], ((tuned - frozen) * weights).sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("make", [bert, lxmert])
+def test_whole_modules_are_mixed(make: Any) -> None:
+    """Softmax, GELU and LayerNorm lie inside them: an attention's context, FFN in, and both outputs."""
+    original = OriginalForm(learned(make)[0])
+    kinds = {re.sub("Bert|Lxmert|Attention(?=Output)", "", type(mixed.frozen).__name__) for mixed in original.mixed}
+    assert {kind.replace("Self", "") for kind in kinds} == {"Attention", "Intermediate", "Output"}
 
 
 def test_what_has_no_original_form_is_told() -> None:
