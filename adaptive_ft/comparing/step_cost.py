@@ -77,6 +77,7 @@ def measure(recipe: Recipe, ranks: Ranks, watch: Watchdog) -> StepCosts:
                     seconds = seconds_of_update(recipe.rows[row], recipe.cost.updates, ranks, watch)
                 except UserError as error:
                     costs.refused[row] = str(error)
+                    costs.seconds.pop(row, None)  # of earlier rounds: a row counts in all or in none
                     continue
                 costs.seconds.setdefault(row, []).append(seconds)
                 progress.advance()

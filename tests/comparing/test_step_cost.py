@@ -1,6 +1,6 @@
 """The cost of a step: every row in every round, relative to the reference of its round, kept for the same recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from adaptive_ft.comparing.step_cost import StepCosts, load_costs, measure
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
+from adaptive_ft.errors import UserError
 
 Tiny = Callable[..., list[str]]
 
@@ -48,6 +49,25 @@ def test_every_row_is_measured_in_every_round_there_and_back(
     assert all(second > 0 for seconds in costs.seconds.values() for second in seconds)
     assert "last_99" in costs.refused["last"]
     assert not any((tmp_path / "own").iterdir())
+
+
+def test_a_row_refused_in_a_later_round_has_no_cost(
+    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others keep theirs, round by round."""
+    answers: Iterator[float | UserError] = iter([1.0, 2.0, UserError("no room"), 4.0])
+
+    def measured(*_: object) -> float:
+        answer = next(answers)
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(step_cost, "seconds_of_update", measured)
+    rows = {"standard": RunConfig(), "other": RunConfig()}
+    costs = measure(recipe_of(tmp_path, rows), ranks, Watchdog(ranks, 600))
+    assert costs.relative_to("standard") == {"standard": [1, 1]}
+    assert costs.refused == {"other": "no room"}
 
 
 def test_a_cost_is_relative_to_its_own_round() -> None:
