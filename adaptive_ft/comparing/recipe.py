@@ -139,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no comparison '{path}'.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"The comparison '{path}' is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UserError(f"The comparison '{path}' must hold a mapping, it holds a {type(content).__name__}.")

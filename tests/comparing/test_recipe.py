@@ -111,8 +111,10 @@ def test_what_is_no_comparison_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must hold a mapping, it holds a list"):
         load_recipe(tmp_path / "list.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match=r"bad\.yaml' is not YAML"):
-        load_recipe(tmp_path / "bad.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    for name in ("bad", "bytes"):
+        with pytest.raises(UserError, match=rf"{name}\.yaml' is not YAML"):
+            load_recipe(tmp_path / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
