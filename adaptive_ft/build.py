@@ -84,10 +84,10 @@ class Run:
         """The number, from 1, of the epoch that `update` completes or belongs to."""
         return max(self.completed_epochs(update), self.completed_epochs(update - 1) + 1)
 
-    def open_val(self, shards: ShardSet | None = None) -> EvalStream:
-        """A pass over this rank's share of the validation questions, or of those of another set."""
+    def open_val(self, shards: ShardSet) -> EvalStream:
+        """A pass over this rank's share of the questions of a validation set."""
         return EvalStream(
-            shards or self.parts.val_shards,
+            shards,
             batch_size=self.config.per_device_eval_batch_size,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,

@@ -4,7 +4,6 @@ also_val.json holds by address {"score", "official_accuracy", "best_constant", "
 the best constant answer, and the fingerprint of the shards.
 """
 
-import functools
 import json
 from typing import Any
 
@@ -13,18 +12,22 @@ import torch
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.data.reading.shard_set import ShardSet
-from adaptive_ft.evaluation import Unsound, evaluate
+from adaptive_ft.evaluation import Unsound
+from adaptive_ft.judging import Heed, judge
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 
 PER_CENT = 100.0
 
 
-def judge_further_sets(run: Run) -> dict[str, Any]:
-    """The scores by address, written to the run's folder; those that are there already are kept (collective)."""
+def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
+    """The scores by address, written to the run's folder; those that are there already are kept (collective).
+
+    `heed` passes batches on until the run is asked to stop.
+    """
     addresses = dict(zip(run.config.data.also_val, run.parts.also_val_shards, strict=True))
     scores: dict[str, Any] = run.ranks.on_main(lambda: _kept(run, addresses))
     for address in [address for address in addresses if address not in scores]:  # in one order on all ranks
-        found = _judge(run, addresses[address])
+        found = _judge(run, addresses[address], heed)
         if run.ranks.is_main:
             print(f"{address}: {PER_CENT * found['score']:.2f}", flush=True)
         scores[address] = found
@@ -46,22 +49,12 @@ def _kept(run: Run, addresses: dict[str, ShardSet]) -> dict[str, Any]:
     }
 
 
-def _judge(run: Run, shards: ShardSet) -> dict[str, Any]:
-    run.engine.module.eval()
+def _judge(run: Run, shards: ShardSet, heed: Heed) -> dict[str, Any]:
     torch.manual_seed(run.config.seed)  # matters only where the config samples gates in evaluation
     unsound = Unsound()
     holder = run.parts.model.holder
     with holder.told_later():
-        evaluation = evaluate(
-            functools.partial(run.engine, policy=None),
-            run.watch.steps(run.open_val(shards), run.engine.updates, "evaluating", then="scoring"),
-            shards.num_examples,
-            run.parts.task,
-            run.parts.model.tying,
-            run.ranks,
-            run.engine.dtype,
-            unsound,
-        )
+        evaluation = judge(run, shards, heed, unsound)
     unsound.refuse(run.ranks, shards.address, holder)
     return run.ranks.on_main(lambda: _scores(run, shards, evaluation.report))
 

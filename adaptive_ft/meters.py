@@ -34,7 +34,11 @@ class MeanMeter:
         """Move the sums of all ranks to the one rank that says `keep`, so that a checkpoint holds them all."""
         self.reduce(total)
         if not keep:
-            self._sums = torch.zeros_like(self._sums)
+            self.clear()
+
+    def clear(self) -> None:
+        """Begin the sums anew; the names stay, so that all ranks sum tensors of one shape."""
+        self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, object]:
         """Names and sums."""

@@ -70,12 +70,13 @@ class Tally:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Continue from a `state_dict`: rank 0 with its sums, the others with the names that they are summed by."""
         self.history, self.best = state["history"], state["best"]
         self._began -= state["seconds"]
-        if self._ranks.is_main:
-            for name, meter in self._meters().items():
-                meter.load_state_dict(state["meters"][name])
+        for name, meter in self._meters().items():
+            meter.load_state_dict(state["meters"][name])
+            if not self._ranks.is_main:
+                meter.clear()
 
     def _meters(self) -> dict[str, MeanMeter | UsageMeter]:
         return {"epoch_means": self.epoch_means, "window": self.window, "usage": self.usage}

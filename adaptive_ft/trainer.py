@@ -7,7 +7,6 @@ A step is a pure function of (weights, data position, seed, update): every micro
 bit.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,12 @@ from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.divergence import Divergence
 from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
-from adaptive_ft.engine.preemption import StoppedOnRequest, StopRequests
-from adaptive_ft.evaluation import Evaluation, evaluate
+from adaptive_ft.engine.preemption import AskedToStop, StoppedOnRequest, StopRequests
+from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.exported import is_export_of
 from adaptive_ft.exporting import export_merged
 from adaptive_ft.further_sets import judge_further_sets
+from adaptive_ft.judging import judge
 from adaptive_ft.losses import policy_losses
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
@@ -35,7 +35,6 @@ from adaptive_ft.throughput import ThroughputMeter
 from adaptive_ft.tracking import Progress
 
 Result = TypeVar("Result")
-
 EVALUATION = 2**32 - 1
 
 
@@ -52,8 +51,7 @@ class Trainer:
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
-        self.divergence = Divergence(run)
-        self.watch = run.watch
+        self.divergence, self.watch = Divergence(run), run.watch
         self.saved_at: int | None = None
 
     def fit(self) -> dict[str, Any]:
@@ -64,10 +62,11 @@ class Trainer:
         """
         try:
             with self._own_folder():
-                with self.requests, self.divergence.watch():
-                    resumed_at = self._resume()
-                    summary = self._finished() or self._run_to_the_end(resumed_at)
-                judge_further_sets(self.run)
+                with self.requests, self._leaving_when_asked():
+                    with self.divergence.watch():
+                        resumed_at = self._resume()
+                        summary = self._finished() or self._run_to_the_end(resumed_at)
+                    judge_further_sets(self.run, self.requests.heed)
                 self._export()
         finally:
             self.run.train.close()
@@ -80,6 +79,22 @@ class Trainer:
         """Seen to be alive in the run folder; whatever fails because another start has taken it over is told so."""
         with taken_over_told(self.run.folder.generation), self.run.sign:
             yield
+
+    @contextmanager
+    def _leaving_when_asked(self) -> Iterator[None]:
+        """Close, tell, and end with the exit code of a request; what is to be saved has been saved inside."""
+        try:
+            yield
+        except AskedToStop as asked:
+            if self.recorder:
+                self.recorder.close()
+                self.recorder = None
+            if self.ranks.is_main:
+                name, update = self.run.folder.path.name, self.engine.updates
+                print(f"stopped at update {update} on request ({asked}); continue with --name {name} --resume auto")
+            # The first rank that leaves makes the launcher end the others: rank 0 must have closed everything.
+            self.ranks.barrier()
+            raise StoppedOnRequest from None
 
     def _export(self) -> None:
         """All ranks wait for the files: the next run of this process may start from them."""
@@ -104,17 +119,23 @@ class Trainer:
         if resumed_at is None and self.config.eval_on_start:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
+            if resumed_at is not None and self._owes_end_of_epoch():
+                progress.say(self._end_epoch())
             while self.engine.updates < self.run.total_updates:
                 with self.throughput.update(self.engine.updates + 1):
                     rates = self.train_step()
                 progress.advance()
                 self._after_update(self.engine.updates, rates, progress)
                 self._stop_if_asked()
-        tally = self.tally
-        if not tally.history or tally.history[-1]["step"] < self.engine.updates:
-            self._end_epoch()  # a run cut short at the very checkpoint it was resumed from
-        seconds = tally.seconds
+        tally, seconds = self.tally, self.tally.seconds
         return self._record(lambda recorder: recorder.finish(tally.history, tally.best, seconds))
+
+    def _owes_end_of_epoch(self) -> bool:
+        """Whether the checkpoint was written after an epoch's last update but before its score was known: the run was
+        asked to stop while it was judged, or is cut short at this very checkpoint.
+        """
+        update, history = self.engine.updates, self.tally.history
+        return self.run.ends_epoch(update) and (not history or history[-1]["step"] < update)
 
     def _begin_record(self, resumed_at: int | None) -> None:
         self.run.folder.begin(self.config)
@@ -163,25 +184,18 @@ class Trainer:
         if ends_epoch:
             progress.say(self._end_epoch())
         elif is_save:
-            self._save(best=False)
+            self._save(self._state(), best=False)
 
     def _stop_if_asked(self) -> None:
-        """Save and leave when somebody has asked for it; after the last update the run ends as it would have."""
+        """Save and leave when somebody has asked for it; after the last update only what judges it listens."""
         update = self.engine.updates
         asked = self.requests.heard() if update < self.run.total_updates else None
         if asked is None:
             return
         if self.saved_at != update:
             self.divergence.look()
-            self._save(best=False)
-        if self.recorder:
-            self.recorder.close()
-            self.recorder = None
-            name = self.run.folder.path.name
-            print(f"stopped at update {update} on request ({asked}); continue with --name {name} --resume auto")
-        # The first rank that leaves makes the launcher end the others: rank 0 must have closed everything.
-        self.ranks.barrier()
-        raise StoppedOnRequest
+            self._save(self._state(), best=False)
+        raise AskedToStop(asked)
 
     def _forward_backward(self, raw: RawBatch) -> None:
         self.divergence.feed(raw)
@@ -221,20 +235,9 @@ class Trainer:
         return {"loss": f"{means['loss']:.3f}", "score": f"{100 * means['score']:.1f}"}
 
     def _evaluate(self, policy: str | None = None) -> Evaluation:
-        self.engine.module.eval()
         # Matters only where the config samples gates in evaluation; no training step uses this micro-batch number.
         self._seed_step(self.engine.updates, EVALUATION)
-        forward = functools.partial(self.engine, policy=policy)
-        evaluation = evaluate(
-            forward,
-            self.watch.steps(self.run.open_val(), self.engine.updates, "evaluating", then="scoring"),
-            self.run.parts.val_shards.num_examples,
-            self.task,
-            self.tying,
-            self.ranks,
-            self.engine.dtype,
-            self.divergence.answered,
-        )
+        evaluation = judge(self.run, self.run.parts.val_shards, self.requests.heed, self.divergence.answered, policy)
         self.divergence.look()
         return evaluation
 
@@ -244,29 +247,41 @@ class Trainer:
         self._record(lambda recorder: recorder.start(evaluation))
 
     def _end_epoch(self) -> str:
-        """Score, gap, pictures, checkpoint; one sentence about the epoch."""
-        tally = self.tally
+        """Score, gap, pictures, checkpoint; one sentence about the epoch.
+
+        Raises:
+            AskedToStop: while it was judged; the checkpoint is that of before, and the next start ends the epoch.
+        """
+        tally, before = self.tally, self._state()
         tally.reduce_epoch()
         # Before the evaluation, which may go by it.
         self.run.parts.model.global_decisions = tally.usage.majority()
-        evaluation = self._evaluate()
+        try:
+            evaluation = self._evaluate()
+        except AskedToStop:
+            if self.saved_at != self.engine.updates:
+                self._save(before, best=False)
+            raise
         epoch = self.run.epoch_of(self.engine.updates)
         means, usage = tally.epoch_means.means(), tally.usage
         record = self._record(lambda recorder: recorder.epoch(epoch, means, evaluation, usage))
         is_best = tally.end_epoch(record, self.engine.updates)
         self._record(lambda recorder: recorder.curves(tally.history))
-        self._save(best=is_best)
+        self._save(self._state(), best=is_best)
         return sentence(record)
 
-    def _save(self, *, best: bool) -> None:
-        """Write a checkpoint."""
-        self.watch.rest("saving")
-        state = self.tally.state_dict() | {
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the engine's part (collective)."""
+        return self.tally.state_dict() | {
             "stream": self.run.train.state_dict(),
             "left_out": sorted(self.run.train.bad.left_out),
             "global_decisions": self.run.parts.model.global_decisions,
             "start_score": self.recorder.start_score if self.recorder else None,
         }
+
+    def _save(self, state: dict[str, Any], *, best: bool) -> None:
+        """Write a checkpoint."""
+        self.watch.rest("saving")
         save_checkpoint(self.run, state, best=best)
         self.saved_at = self.engine.updates
 
@@ -281,4 +296,5 @@ class Trainer:
         self.tally.load_state_dict(state)
         self.start_score = state["start_score"]
         self.run.parts.model.global_decisions = state["global_decisions"]
-        return self.engine.updates
+        self.saved_at = self.engine.updates
+        return self.saved_at

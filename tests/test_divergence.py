@@ -61,7 +61,7 @@ def test_answers_that_are_no_numbers_are_never_scored(built: Built) -> None:
     found = json.loads(run.folder.diverged_file.read_text())
     (rank,) = found.pop("ranks")
     assert found == {"update": 2, "during": "evaluation"}
-    batches = [[question.question_id for question in batch.questions] for batch in run.open_val()]
+    batches = [[question.question_id for question in batch.questions] for batch in run.open_val(run.parts.val_shards)]
     assert rank["question_ids"] == [numbers[0] for numbers in batches]
     assert len(batches[0]) > 1, "the others were sound"
 

@@ -20,6 +20,7 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.exported import MARK
 from adaptive_ft.exporting import export_adaptive, export_merged, is_mergeable
 from adaptive_ft.further_sets import judge_further_sets
+from adaptive_ft.judging import Heed
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
 from adaptive_ft.trainer import Trainer
@@ -157,9 +158,9 @@ def test_the_command_of_a_run_that_has_exported_finds_nothing_left(
 
     exported_then = []
 
-    def judge(run: Run) -> dict[str, Any]:
+    def judge(run: Run, heed: Heed) -> dict[str, Any]:
         exported_then.append(out.exists())
-        return judge_further_sets(run)
+        return judge_further_sets(run, heed)
 
     monkeypatch.setattr("adaptive_ft.trainer.judge_further_sets", judge)
     summary, before = Trainer(build(given("exports", 1), ranks)).fit(), written()

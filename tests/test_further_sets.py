@@ -28,7 +28,7 @@ def test_a_further_set_is_judged_by_the_last_weights_and_kept(
     words = tiny("further", "--data.also_val", val, indomain, "--resume", "auto")
     run = build(load_run_config(words), ranks)
     summary = Trainer(run).fit()
-    scores = judge_further_sets(run)
+    scores = judge_further_sets(run, iter)
     assert scores == json.loads((run.folder.path / "also_val.json").read_text())
     assert list(scores) == [val, indomain]
     assert scores[val]["score"] == pytest.approx(summary["val_score"], abs=1e-6)
@@ -40,9 +40,9 @@ def test_a_further_set_is_judged_by_the_last_weights_and_kept(
     Trainer(again).fit()
     kept = {**scores, indomain: {**scores[indomain], "score": 0.123}}
     again.folder.write_also_val(kept)
-    assert judge_further_sets(again) == kept
+    assert judge_further_sets(again, iter) == kept
     again.folder.write_also_val({**kept, indomain: {**kept[indomain], "data": "of other shards"}})
-    assert judge_further_sets(again)[indomain]["score"] == pytest.approx(scores[indomain]["score"])
+    assert judge_further_sets(again, iter)[indomain]["score"] == pytest.approx(scores[indomain]["score"])
 
 
 def test_gates_that_are_no_numbers_are_one_sentence(
@@ -65,7 +65,7 @@ def test_gates_that_are_no_numbers_are_one_sentence(
 
     monkeypatch.setattr(Unsound, "refuse", noted)
     with pytest.raises(UserError, match=rf"no finite numbers for \d+ examples of '{indomain}'"):
-        judge_further_sets(run)
+        judge_further_sets(run, iter)
     assert refused == [ranks]
     run.train.close()
     run.sign.leave()

@@ -35,6 +35,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("subjects", "exported"),
     ("build",),
     ("evaluation", "saving", "same_run"),
+    ("judging",),
     ("recorder", "exporting", "examining"),
     ("flipping",),
     ("measured",),

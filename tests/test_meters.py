@@ -73,3 +73,15 @@ def test_an_empty_meter_saves_and_loads() -> None:
     meter.load_state_dict(MeanMeter().state_dict())
     meter.update(values(1.0, 1.0), 1)
     assert meter.means() == {"loss": 1.0, "score": 1.0}
+
+
+def test_a_cleared_meter_sums_with_one_that_was_loaded() -> None:
+    """Of a resumed run rank 0 alone keeps the sums; what the ranks add up has one shape before the first update."""
+    saved = MeanMeter()
+    saved.update(values(2.0, 1.0), 3)
+    main, other = MeanMeter(), MeanMeter()
+    for meter in (main, other):
+        meter.load_state_dict(saved.state_dict())
+    other.clear()
+    main.reduce(lambda mine: mine + torch.tensor(other.state_dict()["sums"]))
+    assert main.means() == saved.means() == {"loss": 2.0, "score": 1.0}

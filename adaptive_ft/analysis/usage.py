@@ -41,7 +41,11 @@ class UsageMeter:
         """Move the counts of all ranks to the one rank that says `keep`: its checkpoint holds them all."""
         self.reduce(total)
         if not keep:
-            self._counts = torch.zeros_like(self._counts)
+            self.clear()
+
+    def clear(self) -> None:
+        """Begin the counts anew."""
+        self._counts = torch.zeros_like(self._counts)
 
     @property
     def num_samples(self) -> int:

@@ -1,25 +1,29 @@
-"""Asked to stop: a stop file, SIGTERM or SIGUSR1 at any rank, agreed on by all ranks after one and the same update.
+"""Asked to stop: a stop file, SIGTERM or SIGUSR1 at any rank, agreed on by all ranks at one and the same place.
 
 A batch system tells a job some time before it takes the machine away. The program then saves a whole checkpoint and
 ends with exit code 75, "try again later": start the same command again with --resume auto.
 
 Every rank posts what it has been asked after each update, and reads after the next one what all had posted: the sum
-of the small talk is over by then, so no step waits for it. It goes through a group of its own on the CPU (gloo), so
+of the small talk is over by then, so no step waits for it. In an evaluation, which may take longer than a batch system
+waits, they do so before each batch. It goes through a group of its own on the CPU (gloo), so
 that no GPU waits for it either.
 """
 
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from adaptive_ft.engine.ranks import COLLECTIVE_TIMEOUT, Ranks
+
+Item = TypeVar("Item")
 
 STOPPED = os.EX_TEMPFAIL  # 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -32,6 +36,10 @@ class StoppedOnRequest(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
+
+
+class AskedToStop(Exception):
+    """All ranks have heard a request, whose words this holds; what can be saved has been."""
 
 
 class StopRequests:
@@ -66,7 +74,8 @@ class StopRequests:
 
     def heard(self) -> str | None:
         """What asked the run to stop, in words: the same on every rank, None for nothing (collective, after every
-        update; what is asked during one update is heard after that or the next).
+        update and before every batch of an evaluation; what is asked during one of them is heard after that or the
+        next).
         """
         own = self._own()
         if self._group is None:
@@ -79,6 +88,18 @@ class StopRequests:
         number, work = before
         work.wait()
         return self._words(int(number))
+
+    def heed(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """`batches`, which are equally many on all ranks, up to one before which a request is heard (collective).
+
+        Raises:
+            AskedToStop: on all ranks at the same batch.
+        """
+        for batch in batches:
+            asked = self.heard()
+            if asked is not None:
+                raise AskedToStop(asked)
+            yield batch
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._signal = number
