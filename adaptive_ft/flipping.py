@@ -84,12 +84,15 @@ def device() -> torch.device:
 
 
 def decided(model: AdaptiveModel, batch: TaskBatch, gates: Gates) -> Tensor:
-    """The gates [B, D] that the policy network decides for a batch, without noise or with that of training."""
+    """The gates [B, D] that the run evaluates a batch with, or those that the policy network draws in training."""
+    decider = model.decider
     with torch.no_grad():
-        logits_BD2 = model.decider.from_network(model.policy, batch.inputs, training=False).logits_BD2
+        if gates == "argmax" and (word := decider.default(training=False)):
+            return decider.forced(word, batch.inputs).gates_BD
+        logits_BD2 = decider.from_network(model.policy, batch.inputs, training=False).logits_BD2
         assert logits_BD2 is not None
         if gates == "sample":
-            return straight_through_gumbel(logits_BD2, model.decider.temperature)
+            return straight_through_gumbel(logits_BD2, decider.temperature)
         return argmax_gates(logits_BD2)
 
 

@@ -48,7 +48,7 @@ def test_a_small_step_is_predicted(options: dict[str, Any]) -> None:
     change_BL = found["change_ND"]
     assert len(calls) == change_BL.shape[1] == len(model.decisions)
     predicted_BL = (1 - 2 * found["gates_ND"]) * found["gradient_ND"]
-    held = agreement(*(part_BL[:3].flatten().double().numpy() for part_BL in (predicted_BL, change_BL)))
+    held = agreement(*(part_BL[:3].double().numpy() for part_BL in (predicted_BL, change_BL)))
     assert held.pearson is not None
     assert held.pearson > 0.98
     assert not change_BL[3].any(), "a row that fills up the batch has no loss"
@@ -64,6 +64,15 @@ def test_drawn_gates_are_whole_and_differ() -> None:
     assert all(set(gates.unique().tolist()) == {0.0, 1.0} for gates in drawn)
     assert not torch.equal(*drawn)
     assert torch.equal(decided(model, batch, "argmax"), decided(model, batch, "argmax"))
+
+
+def test_a_run_of_one_decision_for_all_is_flipped_from_it() -> None:
+    """What its evaluation goes by; drawn gates are the network's."""
+    model, _, batch = classifier(0.02, eval_decisions="global")
+    decision_D = torch.arange(len(model.decisions)) % 2 == 0
+    model.global_decisions = decision_D
+    assert torch.equal(decided(model, batch, "argmax"), decision_D.float().expand(4, -1))
+    assert not torch.equal(decided(model, batch, "sample"), decision_D.float().expand(4, -1))
 
 
 def of_run(run: RunFolder, rows: int) -> Flips:

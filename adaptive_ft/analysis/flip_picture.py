@@ -25,9 +25,10 @@ def predicted_and_true(flips: Flips) -> Figure:
         for axis, kind in zip(axes, kinds, strict=True):
             _draw(axis, by_kind[kind][way], by_kind[kind][TRUE])
             name = kind if kind != ALL else f"every {flips.kinds[0]}"
-            axis.set_title(name, loc="left", fontsize=NORMAL, color=INK, fontweight="bold", pad=22)
-            found = correlations(told[way, TRUE][kind])
-            axis.text(0, 1.03, found, transform=axis.transAxes, fontsize=SMALL, color=FAINT, va="bottom")
+            axis.set_title(name, loc="left", fontsize=NORMAL, color=INK, fontweight="bold", pad=32)
+            found = told[way, TRUE][kind]
+            text = f"{_of_all_pairs(found)}\n{_within_a_sample(found)}"
+            axis.text(0, 1.03, text, transform=axis.transAxes, fontsize=SMALL, color=FAINT, va="bottom")
             axis.set_xlabel(_PREDICTED_BY[way], fontsize=SMALL, color=FAINT)
         axes[0].set_ylabel("true change of the loss", fontsize=SMALL, color=FAINT)
     return figure
@@ -35,12 +36,24 @@ def predicted_and_true(flips: Flips) -> Figure:
 
 def correlations(found: Agreement) -> str:
     """The agreement in one line."""
-    named = {"Pearson": found.pearson, "Spearman": found.spearman}
-    numbers = ", ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in named.items())
-    return f"{found.pairs:,} pairs: {numbers}"
+    return f"{_of_all_pairs(found)}; {_within_a_sample(found)}"
 
 
-def _draw(axis: Axes, predicted_P: Floats, change_P: Floats) -> None:
+def _of_all_pairs(found: Agreement) -> str:
+    return f"{found.pairs:,} pairs: Pearson {_number(found.pearson)}, Spearman {_number(found.spearman)}"
+
+
+def _within_a_sample(found: Agreement) -> str:
+    deviation = "" if found.within_deviation is None else f" ± {found.within_deviation:.3f}"
+    return f"within a sample {_number(found.within)}{deviation}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _draw(axis: Axes, predicted_NK: Floats, change_NK: Floats) -> None:
+    predicted_P, change_P = predicted_NK.ravel(), change_NK.ravel()
     axis.scatter(predicted_P, change_P, s=5, color=TRAIN_COLOUR, alpha=0.35, linewidths=0, zorder=2)
     ends = [float(np.minimum(predicted_P, change_P).min()), float(np.maximum(predicted_P, change_P).max())]
     axis.plot(ends, ends, color=FAINT, linewidth=0.9, linestyle=":", zorder=1)

@@ -2,7 +2,7 @@
 
 The true change of one pair is L(g with decision d of sample n flipped) - L(g); the predicted one, to first order,
 (1 - 2 g[n, d]) dL/dg[n, d].
-Shapes: N samples, D live decisions, P pairs of a sample and a decision.
+Shapes: N samples, D live decisions, K of them of one kind, P pairs of a sample and a decision.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ _SUBLAYERS = {"attention": "attention", "ffn": "FFN"}
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well one number tells another over `pairs` pairs: Pearson's and Spearman's correlation (None where one
-    side is constant), and the share of pairs with the same sign.
+    """How well one number tells another over `pairs` pairs: Pearson's and Spearman's correlation of all (None where
+    one side is constant), the mean and the sample standard deviation over samples of Spearman's within a sample (None
+    where all or all but one are constant), and the share with the same sign of the pairs where neither is 0.
+
+    Samples of large losses have large changes on both sides, so that all pairs together correlate more than those
+    of any sample. Which decisions are worth changing for a sample is what those within it tell.
     """
 
     pairs: int
     pearson: float | None
     spearman: float | None
-    same_sign: float
+    within: float | None
+    within_deviation: float | None
+    same_sign: float | None
 
 
 @dataclass(frozen=True)
@@ -64,15 +70,14 @@ class Flips:
         return {PREDICTED: direction_ND * self.gradient_ND, **original, TRUE: self.change_ND}
 
     def by_kind(self) -> dict[str, dict[str, Floats]]:
-        """The changes [P] of all pairs, and of those of each kind where there are several."""
+        """The changes [N, K] of all pairs, and of those of each kind where there are several."""
         kinds = list(dict.fromkeys(self.kinds))
         chosen = {ALL: np.full(len(self.kinds), True)}
         if len(kinds) > 1:
             chosen |= {kind: np.array([own == kind for own in self.kinds]) for kind in kinds}
         changes = self.changes
         return {
-            kind: {way: change_ND[:, of_kind].ravel() for way, change_ND in changes.items()}
-            for kind, of_kind in chosen.items()
+            kind: {way: change_ND[:, of_kind] for way, change_ND in changes.items()} for kind, of_kind in chosen.items()
         }
 
     def agreements(self) -> dict[tuple[str, str], dict[str, Agreement]]:
@@ -109,17 +114,29 @@ class Flips:
         }
 
 
-def agreement(first_P: Floats, second_P: Floats) -> Agreement:
+def agreement(first_NK: Floats, second_NK: Floats) -> Agreement:
     """How well one change tells the other."""
-    ranks = (_ranks(first_P), _ranks(second_P))
-    same_sign = float((np.sign(first_P) == np.sign(second_P)).mean())
-    return Agreement(len(first_P), _pearson(first_P, second_P), _pearson(*ranks), same_sign)
+    first_P, second_P = first_NK.ravel(), second_NK.ravel()
+    own = [rho for pair in zip(first_NK, second_NK, strict=True) if (rho := _spearman(*pair)) is not None]
+    moved_P = (first_P != 0) & (second_P != 0)
+    return Agreement(
+        pairs=len(first_P),
+        pearson=_pearson(first_P, second_P),
+        spearman=_spearman(first_P, second_P),
+        within=float(np.mean(own)) if own else None,
+        within_deviation=float(np.std(own, ddof=1)) if len(own) > 1 else None,
+        same_sign=float((np.sign(first_P) == np.sign(second_P))[moved_P].mean()) if moved_P.any() else None,
+    )
 
 
 def _pearson(x_P: Floats, y_P: Floats) -> float | None:
     x, y = x_P - x_P.mean(), y_P - y_P.mean()
     spread = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / spread) if spread else None
+
+
+def _spearman(x_P: Floats, y_P: Floats) -> float | None:
+    return _pearson(_ranks(x_P), _ranks(y_P))
 
 
 def _ranks(values_P: Floats) -> Floats:

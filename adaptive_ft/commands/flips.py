@@ -91,5 +91,6 @@ class Command:
         for (first, second), by_kind in flips.agreements().items():
             print(f"{_TOLD[first]} and {_TOLD[second]}:")
             for kind, found in by_kind.items():
-                print(f"  {kind:<17} {correlations(found)}, same sign {100 * found.same_sign:.0f} %")
+                sign = "–" if found.same_sign is None else f"{100 * found.same_sign:.0f} %"
+                print(f"  {kind:<17} {correlations(found)}; same sign {sign}")
         print(f"in {folder}")

@@ -62,13 +62,24 @@ def test_equal_numbers_share_their_rank() -> None:
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 5, (2, 40)).astype(float)
     expected = np.corrcoef(*mean_ranks(np.stack([x, y])))[0, 1]
-    assert agreement(x, y).spearman == pytest.approx(expected)
+    assert agreement(x[None], y[None]).spearman == pytest.approx(expected)
+
+
+def test_samples_of_larger_losses_do_not_pass_for_agreement() -> None:
+    """Both sides are larger for the second sample, in opposite orders: all pairs agree, the decisions of none do."""
+    first = np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [0.0, 0.0, 0.0]])
+    found = agreement(first, np.array([[3.0, 2.0, 1.0], [20.0, 30.0, 10.0], [1.0, 2.0, -3.0]]))
+    assert found.pearson is not None
+    assert found.pearson > 0.5
+    assert found.within == pytest.approx(-0.75)
+    assert found.within_deviation == pytest.approx(np.std([-1.0, -0.5], ddof=1))
+    assert found.same_sign == 1.0  # of the pairs that move at all
 
 
 def test_a_side_that_never_changes_has_no_correlation() -> None:
-    found = agreement(np.zeros(3), np.arange(3.0))
-    assert (found.pearson, found.spearman) == (None, None)
-    assert correlations(found) == "3 pairs: Pearson –, Spearman –"
+    found = agreement(np.zeros((1, 3)), np.arange(3.0)[None])
+    assert (found.pearson, found.spearman, found.within, found.same_sign) == (None, None, None, None)
+    assert correlations(found) == "3 pairs: Pearson –, Spearman –; within a sample –"
 
 
 @pytest.mark.parametrize(
