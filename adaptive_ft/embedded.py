@@ -65,7 +65,7 @@ def prepare_embedded(config: RunConfig, ranks: Ranks, watch: Watchdog | None = N
     """
     name = config.model.name
     # Rank 0 looks for all: ranks that saw different things would wait for each other for ever.
-    needs_base = name in PRETRAINING and not ranks.broadcast((Path(name) / CONFIG_NAME).is_file())
+    needs_base = name in PRETRAINING and not ranks.broadcast(is_made(Path(name)))
     if generated_place(config) is None and not needs_base:
         return
     ranks.together(lambda: check_options(config))
@@ -76,6 +76,11 @@ def prepare_embedded(config: RunConfig, ranks: Ranks, watch: Watchdog | None = N
     if needs_base:
         ranks.together(lambda: open_train_and_val(config.data))
         _pretrain(config, ranks, watch)
+
+
+def is_made(base: Path) -> bool:
+    """Whether a base lies there; an export takes its name only when everything is in it."""
+    return (base / CONFIG_NAME).is_file()
 
 
 def generated_place(config: RunConfig) -> Path | None:

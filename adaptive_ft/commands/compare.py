@@ -29,6 +29,7 @@ from adaptive_ft.analysis.report.page import write_report
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.commands.report import page_made
+from adaptive_ft.comparing.ground import check_ground
 from adaptive_ft.comparing.jobs import Failed, run_jobs
 from adaptive_ft.comparing.recipe import PlannedRun, Recipe, load_recipe
 from adaptive_ft.comparing.runs import COST, is_finished, measurement, preparation, training
@@ -86,11 +87,12 @@ def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
 
 
 def compare(recipe: Recipe) -> Comparison:
-    """The table of the runs that are finished; raises UserError when none is."""
+    """The table of the runs that are finished; raises UserError when none is, or some do not belong together."""
     runs = recipe.runs()
     finished = [run for run in runs if is_finished(run)]
     if not finished:
         raise UserError(f"No run in '{recipe.output_dir}' is finished; each one's words are in its logs/.")
+    check_ground(finished)
     costs = load_costs(recipe.output_dir / COST, recipe)
     ratios = costs.relative_to(recipe.reference) if costs and recipe.reference else {}
     rows = [

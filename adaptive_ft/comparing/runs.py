@@ -6,7 +6,7 @@ from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.comparing.jobs import Job
 from adaptive_ft.comparing.recipe import PlannedRun, Recipe
 from adaptive_ft.config import RunConfig, dump_run_config
-from adaptive_ft.embedded import PRETRAINING, RECIPES, generated_place
+from adaptive_ft.embedded import PRETRAINING, RECIPES, generated_place, is_made
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.same_run import changed_options
@@ -49,8 +49,9 @@ def preparation(recipe: Recipe, left: list[PlannedRun]) -> list[Job]:
     """What must be made once before runs stand on it side by side: generated data and bases, one job for each."""
     missing: dict[str, PlannedRun] = {}
     for run in left:
-        needed = [place for place in (generated_place(run.config), own_base(run.config)) if place is not None]
-        if any(not place.is_dir() for place in needed):
+        data, base = generated_place(run.config), own_base(run.config)
+        needed = [place for place in (data, base) if place is not None]
+        if (data is not None and not data.is_dir()) or (base is not None and not is_made(base)):
             missing.setdefault(" and ".join(map(str, needed)), run)
     return [
         Job(

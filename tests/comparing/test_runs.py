@@ -67,6 +67,8 @@ def test_what_runs_stand_on_is_made_once_before_them(recipe: Recipe) -> None:
     Path("data/world").mkdir(parents=True)
     assert len(preparation(recipe, recipe.runs())) == 1
     Path("data/base").mkdir()
+    assert len(preparation(recipe, recipe.runs())) == 1  # half deleted
+    Path("data/base/config.json").touch()
     assert preparation(recipe, recipe.runs()) == []
     for run in (runs := recipe.runs()):
         run.config.data.train, run.config.model.name = "elsewhere/train", "someone/model"
