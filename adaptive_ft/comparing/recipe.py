@@ -110,7 +110,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     for key in ("output_dir", "rows"):
         if not content.get(key):
             raise UserError(f"'{path}' has no '{key}': {'name where the runs go' if key != 'rows' else 'name rows'}.")
-    validation = {str(name): str(address) for name, address in content.get("validation", {}).items()}
+    validation = _validation(content.get("validation", {}), path)
     shared = [*_words(content, "options", path), *_validation_words(validation)]
     rows = {str(name): _row(path, str(name), options or {}, shared) for name, options in content["rows"].items()}
     ranks = _counted(content.get("ranks", 1), "ranks", path)
@@ -127,6 +127,14 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
         ranks=ranks,
         jobs=_counted(jobs or content.get("jobs") or _usual_jobs(ranks), "jobs", path),
     )
+
+
+def _validation(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
+    """The addresses by the names of their columns."""
+    for name, address in content.items():
+        if not isinstance(address, str):
+            raise UserError(f"'{path}': validation '{name}' is the address of shards, not {address!r}.")
+    return {str(name): address for name, address in content.items()}
 
 
 def _usual_jobs(ranks: int) -> int:

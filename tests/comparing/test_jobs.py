@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import pytest
 
@@ -91,19 +93,34 @@ time.sleep(600)
     assert (tmp_path / "saved").exists()
 
 
-def test_one_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PARTING_SECONDS", 0.2)
-    deaf = "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    deaf += "pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid())); time.sleep(600)"
+DEAF = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("asked_again", [False, True], ids=["waits", "asked again"])
+def test_one_that_does_not_stop_is_ended(asked_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it has been waited for, and at once where a person loses patience first."""
+    monkeypatch.setattr(jobs, "PARTING_SECONDS", 600.0 if asked_again else 0.2)
+    waited = Popen.wait
 
     def interrupt(running: object) -> dict[str, float]:
         if (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text():
             raise KeyboardInterrupt
         return {}
 
+    def wait(process: Any, timeout: float | None = None) -> int:
+        if timeout is not None and asked_again:
+            raise KeyboardInterrupt
+        return waited(process, timeout)
+
     monkeypatch.setattr(jobs, "_shares", interrupt)
+    monkeypatch.setattr(Popen, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs([job(tmp_path, "deaf", deaf)], 1, "compare")
+        run_jobs([job(tmp_path, "deaf", DEAF)], 1, "compare")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

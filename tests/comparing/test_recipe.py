@@ -92,6 +92,7 @@ def test_the_fingerprint_is_that_of_what_a_step_costs(tmp_path: Path) -> None:
         ({"output_dir": None}, "has no 'output_dir'"),
         ({"seeds": [1, 1]}, r"seeds are \[1, 1\]"),
         ({"seeds": 3}, "'seeds' is a list, not 3"),
+        ({"validation": {"near": None}}, "validation .near. is the address of shards, not None"),
         ({"reference": "standart"}, r"the reference 'standart' is no row\. Did you mean 'standard'\?"),
         ({"ranks": 0}, "ranks is 0"),
         ({"options": {"per_device_train_batch_size": 0}}, "per_device_train_batch_size is 0"),
