@@ -92,7 +92,7 @@ bench: install
 	$(BIN)/python kernels/benchmarks/write_table.py build/benchmarks.json docs/benchmarks
 
 # Which invariances a small ViT keeps when it is fine-tuned on pictures of another domain; what there is already is
-# kept (about 5 minutes on two CPU cores).
+# kept (about 4 minutes on two CPU cores).
 invariance: install
 	test -f runs/pictures/summary.json || $(LAUNCH) train.py --ds_config ds_configs/zero2.json \
 		--config recipes/pictures_vit.yaml --name pictures --resume auto
