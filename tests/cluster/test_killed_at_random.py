@@ -1,6 +1,6 @@
 """Killed at random points and resumed each time, a run ends with the weights of the one that nobody disturbed.
 
-KILLS_PER_KIND=4, the default, kills it at 20 points (8 minutes on two cores).
+KILLS_PER_KIND=4, the default, kills it at 20 points (8 minutes on two cores); their table is printed.
 """
 
 import os
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
+
+import pytest
 
 Tiny = Callable[..., list[str]]
 Ranks = list[Popen[str]]
@@ -99,7 +101,7 @@ def table(points: list[Point]) -> str:
 
 
 def test_killed_at_random_points_a_run_comes_to_the_same_weights(
-    tiny: Tiny, start_by_hand: Start, repository: Path, workplace: Path
+    tiny: Tiny, start_by_hand: Start, repository: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bit for bit. One rank or all are killed anywhere or in a save; or one is asked to stop, and both end with 75.
 
@@ -129,6 +131,7 @@ def test_killed_at_random_points_a_run_comes_to_the_same_weights(
         assert 0 not in codes, "the run was over before it was killed"
         assert (codes == [STOPPED, STOPPED]) == kind.startswith("SIGTERM")
     codes, _ = ended(start_by_hand(2, *words))
-    print(table(points))
+    with capsys.disabled():
+        print(f"\n{table(points)}")
     assert codes == [0, 0]
     assert weights(run) == weights(workplace / "runs/left_alone")
