@@ -20,9 +20,9 @@ PER_CENT = 100.0
 
 
 def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
-    """The scores by address, written to the run's folder; those that are there already are kept (collective).
+    """The scores by address, written to the run's folder set by set; those that are there are kept (collective).
 
-    `heed` passes batches on until the run is asked to stop.
+    `heed` passes batches on until the run is asked to stop: the sets before are not judged again then.
     """
     addresses = dict(zip(run.config.data.also_val, run.parts.also_val_shards, strict=True))
     scores: dict[str, Any] = run.ranks.on_main(lambda: _kept(run, addresses))
@@ -31,8 +31,7 @@ def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
         if run.ranks.is_main:
             print(f"{address}: {PER_CENT * found['score']:.2f}", flush=True)
         scores[address] = found
-    if addresses:
-        run.ranks.on_main(lambda: run.folder.write_also_val({address: scores[address] for address in addresses}))
+        run.ranks.on_main(lambda: run.folder.write_also_val(scores))
     return scores
 
 

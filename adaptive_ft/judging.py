@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
@@ -18,13 +19,14 @@ def judge(run: Run, shards: ShardSet, heed: Heed, watch: Watch, policy: str | No
     `watch` is shown every batch with its logits [B, A] and gates [B, D]; `policy` is a word that sets all gates.
     """
     run.engine.module.eval()
-    return evaluate(
-        functools.partial(run.engine, policy=policy),
-        run.watch.steps(heed(run.open_val(shards)), run.engine.updates, "evaluating", then="scoring"),
-        shards.num_examples,
-        run.parts.task,
-        run.parts.model.tying,
-        run.ranks,
-        run.engine.dtype,
-        watch,
-    )
+    with closing(iter(run.open_val(shards))) as batches:  # its readers end where the pass does
+        return evaluate(
+            functools.partial(run.engine, policy=policy),
+            run.watch.steps(heed(batches), run.engine.updates, "evaluating", then="scoring"),
+            shards.num_examples,
+            run.parts.task,
+            run.parts.model.tying,
+            run.ranks,
+            run.engine.dtype,
+            watch,
+        )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from adaptive_ft.analysis.pictures import save_figure, save_history_csv, save_usage_csv, training_curves, usage_heatmap
+from adaptive_ft.analysis.report.run_files import EPOCH
 from adaptive_ft.analysis.table import SUMMARY, read_rows, text_table
 from adaptive_ft.analysis.usage import UsageMeter
 from adaptive_ft.build import Run
@@ -26,13 +27,15 @@ PER_CENT = 100.0
 class Recorder:
     """Rank 0's pen; each of its methods raises `FailedWrite` where the disk refuses, but for `close`."""
 
-    def __init__(self, run: Run, resumed_at: int | None, start_score: float | None = None) -> None:
+    def __init__(
+        self, run: Run, resumed_at: int | None, start_score: float | None = None, *, owes_epoch: bool = False
+    ) -> None:
         self.run = run
         self.constant = best_constant_answer(all_questions(run.parts.val_shards), run.parts.task.answer_table)
         self.start_score = start_score
         run.folder.check()
         self.trackers: list[Tracker] = open_trackers(
-            run.folder.path, run.config.tracking, asdict(run.config), resumed_at
+            run.folder.path, run.config.tracking, asdict(run.config), resumed_at, owes_epoch=owes_epoch
         )
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
@@ -66,7 +69,9 @@ class Recorder:
             "tuned_share_val": evaluation.usage.summary()["mean_tuned_share"],
             "global_decisions_on": self._global_on(),
         }
-        self._to_all(step, {f"epoch/{name}": value for name, value in record.items() if isinstance(value, int | float)})
+        self._to_all(
+            step, {f"{EPOCH}{name}": value for name, value in record.items() if isinstance(value, int | float)}
+        )
         if self.run.parts.model.decisions:
             for split, meter in (("train", usage), ("val", evaluation.usage)):
                 self._heatmap(epoch, step, split, meter)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, Self
 import transformers
 from tqdm import tqdm
 
+from adaptive_ft.analysis.report.run_files import EPOCH
 from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
@@ -60,12 +61,15 @@ class Tracker(Protocol):
 class JsonLines:
     """metrics.jsonl: one JSON object per line, flushed at once; on resume the lines after the checkpoint are cut
     away, on a fresh start all of them (an attempt killed before its first checkpoint may have left some).
+
+    `owes_epoch`: the checkpoint was written before the epoch's record, which comes again if it is there.
     """
 
-    def __init__(self, path: Path, resumed_at: int | None) -> None:
+    def __init__(self, path: Path, resumed_at: int | None, *, owes_epoch: bool = False) -> None:
         if path.is_file():
             last = -1 if resumed_at is None else resumed_at
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
+            kept = [line for line in lines if not (owes_epoch and _step_of(line) == last and EPOCH in line)]
             write_whole(path, "".join(line + "\n" for line in kept))
         self.place = path
         self._stream = path.open("a", encoding="utf-8")
@@ -166,16 +170,23 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def open_trackers(
-    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
+    folder: Path,
+    config: TrackingConfig,
+    run_config: Mapping[str, Any],
+    resumed_at: int | None,
+    *,
+    owes_epoch: bool = False,
 ) -> list[Tracker]:
     """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only).
+
+    `owes_epoch`: what came of the epoch that ends with `resumed_at` is recorded from here on, perhaps once more.
 
     Raises:
         FailedWrite: the disk refuses one of them.
     """
     path = folder / "metrics.jsonl"
     with told_as_failed(f"'{path}'", folder):
-        lines = JsonLines(path, resumed_at)
+        lines = JsonLines(path, resumed_at, owes_epoch=owes_epoch)
     return [lines, *open_asked_trackers(folder, config, run_config, resumed_at)]
 
 

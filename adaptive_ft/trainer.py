@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from adaptive_ft.build import Run
-from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.divergence import Divergence
 from adaptive_ft.engine.checkpoint import BEST
 from adaptive_ft.engine.generation import taken_over_told
@@ -26,7 +25,7 @@ from adaptive_ft.exported import is_export_of
 from adaptive_ft.exporting import export_merged
 from adaptive_ft.further_sets import judge_further_sets
 from adaptive_ft.judging import judge
-from adaptive_ft.losses import policy_losses
+from adaptive_ft.micro_batch import MicroBatch
 from adaptive_ft.recorder import Recorder, finished_summary, sentence
 from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
@@ -35,6 +34,7 @@ from adaptive_ft.throughput import ThroughputMeter
 from adaptive_ft.tracking import Progress
 
 Result = TypeVar("Result")
+
 EVALUATION = 2**32 - 1
 
 
@@ -43,7 +43,7 @@ class Trainer:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.config, self.ranks, self.engine, self.task = run.config, run.ranks, run.engine, run.parts.task
+        self.config, self.ranks, self.engine = run.config, run.ranks, run.engine
         self.tying = run.parts.model.tying
         self.tally = Tally(self.tying, run.ranks)
         self.supply = SupplyMeter(run.train)
@@ -51,14 +51,16 @@ class Trainer:
         self.start_score: float | None = None
         self.recorder: Recorder | None = None
         self.requests = StopRequests(run.ranks, run.config.stop_file)
-        self.divergence, self.watch = Divergence(run), run.watch
+        self.divergence = Divergence(run)
+        self.micro_batch = MicroBatch(run, self.tally, self.throughput, self.divergence)
+        self.watch = run.watch
         self.saved_at: int | None = None
 
     def fit(self) -> dict[str, Any]:
         """Train to the last update, judge the further sets, export; the summary of the run (the same on every rank).
 
         Raises:
-            StoppedOnRequest: the run was asked to stop and has saved a whole checkpoint.
+            StoppedOnRequest: the run was asked to stop; what it had learned is in a whole checkpoint.
         """
         try:
             with self._own_folder():
@@ -86,6 +88,7 @@ class Trainer:
         try:
             yield
         except AskedToStop as asked:
+            self.watch.rest("leaving")
             if self.recorder:
                 self.recorder.close()
                 self.recorder = None
@@ -139,7 +142,8 @@ class Trainer:
 
     def _begin_record(self, resumed_at: int | None) -> None:
         self.run.folder.begin(self.config)
-        self.recorder = Recorder(self.run, resumed_at, self.start_score)
+        owes = resumed_at is not None and self._owes_end_of_epoch()
+        self.recorder = Recorder(self.run, resumed_at, self.start_score, owes_epoch=owes)
 
     def _record(self, write: Callable[[Recorder], Result]) -> Result:
         """What rank 0 writes, on every rank: all of them end where its disk refuses."""
@@ -158,7 +162,7 @@ class Trainer:
         for micro in range(self.config.gradient_accumulation_steps):
             self.watch.step(update + 1, "training")
             self._seed_step(update, micro)
-            self._forward_backward(next(self.run.train))
+            self.micro_batch(next(self.run.train))
             rates = self.engine.step()
         self.watch.rest("between two updates")
         return rates
@@ -196,26 +200,6 @@ class Trainer:
             self.divergence.look()
             self._save(self._state(), best=False)
         raise AskedToStop(asked)
-
-    def _forward_backward(self, raw: RawBatch) -> None:
-        self.divergence.feed(raw)
-        batch = self.task.collate(self.task.augment(raw)).to(self.ranks.device, self.engine.dtype)
-        num_valid = int(raw.valid_B.sum())  # on the CPU, so that nothing waits for the device
-        with self.throughput.forward(batch.inputs, num_valid):
-            outputs = self.engine(**batch.inputs)
-        logits_BA = self.task.logits(outputs)
-        answer_loss = self.task.loss(logits_BA, batch)
-        self.divergence.result(answer_loss, outputs.gates)
-        # What was left out as damaged has no say in the policy losses either.
-        gates_BD = outputs.gates if num_valid in (0, len(batch)) else outputs.gates[batch.valid_B]
-        extra = policy_losses(gates_BD, self.config.losses, self.tying.num_live, self.ranks.mean_with_local_gradient)
-        self.engine.backward(torch.stack([answer_loss, *extra.values()]).sum())
-        values = {
-            "loss": answer_loss.detach(),
-            "score": self.task.soft_scores(logits_BA.detach(), batch).sum() / batch.valid_B.sum().clamp(min=1),
-            **{f"loss_{name}": value.detach() for name, value in extra.items()},
-        }
-        self.tally.micro_batch(values, num_valid, outputs.gates, batch.valid_B)
 
     def _record_window(self, rates: dict[str, float]) -> dict[str, str]:
         """Record the means over ranks since the last interval; the few to show beside the progress."""
@@ -259,8 +243,10 @@ class Trainer:
         try:
             evaluation = self._evaluate()
         except AskedToStop:
+            self.run.parts.model.global_decisions = before["global_decisions"]
             if self.saved_at != self.engine.updates:
-                self._save(before, best=False)
+                self.divergence.look()  # never what has diverged in the answers so far
+                self._save(before | {"seconds": tally.seconds}, best=False)
             raise
         epoch = self.run.epoch_of(self.engine.updates)
         means, usage = tally.epoch_means.means(), tally.usage

@@ -39,7 +39,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("recorder", "exporting", "examining"),
     ("flipping",),
     ("measured",),
-    ("divergence", "further_sets"),
+    ("divergence", "further_sets", "micro_batch"),
     ("trainer",),
     ("embedded",),
     ("comparing",),

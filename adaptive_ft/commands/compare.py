@@ -54,7 +54,9 @@ class Command:
         """Prepare, run, measure, write; exit code 1 when a run has failed."""
         quiet_libraries()
         recipe = load_recipe(self.recipe, self.jobs)
-        left = [run for run in recipe.runs() if not is_finished(run)]
+        runs = recipe.runs()
+        left = [run for run in runs if not is_finished(run)]
+        check_ground([run for run in runs if run not in left])  # before hours of work, and after it
         failed: list[Failed] = []
         if not self.table_only:
             with stopped_by_sigterm():

@@ -1,11 +1,15 @@
 """What the runs of a table stand on: bases and data that are named alike must have been the same ones."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.comparing.recipe import PlannedRun
+from adaptive_ft.comparing.runs import judged_further
 from adaptive_ft.errors import UserError
+
+Named = tuple[str, str, str]
+"""An option, its value, and what else it depends on."""
 
 
 def check_ground(finished: Sequence[PlannedRun]) -> None:
@@ -14,20 +18,27 @@ def check_ground(finished: Sequence[PlannedRun]) -> None:
     Raises:
         UserError: two such runs, by the facts that their summaries hold; a summary without a fact says nothing of it.
     """
-    first: dict[tuple[str, str], tuple[str, PlannedRun]] = {}
+    first: dict[Named, tuple[str, PlannedRun]] = {}
     for run in finished:
-        summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
-        named = {
-            ("model.name", "frozen_sha256"): run.config.model.name,
-            ("data.train", "train_data"): run.config.data.train,
-            ("data.val", "val_data"): run.config.data.val,
-        }
-        for (option, fact), name in named.items():
-            if name is None or summary.get(fact) is None:
-                continue
-            found, other = first.setdefault((option, name), (summary[fact], run))
-            if found != summary[fact]:
+        for named, fact in _facts(run):
+            found, other = first.setdefault(named, (fact, run))
+            if found != fact:
+                option, name, _ = named
                 raise UserError(
                     f"'{other.folder}' and '{run.folder}' do not belong in one table: '{name}' (--{option}) was"
                     " something else for each. Remove the runs of the older one, or name another output_dir."
                 )
+
+
+def _facts(run: PlannedRun) -> Iterator[tuple[Named, str]]:
+    """What the run's folder says that each thing named was; random weights have no name."""
+    summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+    data, model = run.config.data, run.config.model
+    facts: dict[Named, str | None] = {
+        ("data.train", data.train, ""): summary.get("train_data"),
+        ("data.val", data.val, ""): summary.get("val_data"),
+        **{("data.also_val", place, ""): told.get("data") for place, told in judged_further(run).items()},
+    }
+    if model.name is not None:
+        facts["model.name", str(model.name), repr(model)] = summary.get("frozen_sha256")
+    yield from ((named, fact) for named, fact in facts.items() if fact is not None)

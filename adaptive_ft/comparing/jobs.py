@@ -129,16 +129,17 @@ def _shares(running: Mapping[str, _Running]) -> dict[str, float]:
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Ask all to stop, wait for them, end those that do not; asked a second time, end them at once."""
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
     patience = time.monotonic() + PARTING_SECONDS
     try:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, patience - time.monotonic()))
     finally:
-        for process in processes:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # with its ranks, where a launcher started them
-                process.wait()
+        living = [process for process in processes if process.poll() is None]
+        for process in living:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its ranks, where a launcher started them
+        for process in living:
+            process.wait()

@@ -1,6 +1,8 @@
 """The runs of a comparison: which are finished, what is still to be made, and the programs that make it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.comparing.jobs import Job
@@ -32,8 +34,23 @@ def is_finished(run: PlannedRun) -> bool:
             f"'{run.folder}' is a run with other options than the comparison's ({'; '.join(changed)}): remove the"
             " folder, or name another output_dir."
         )
-    judged = folder.also_val_file.is_file() or not run.config.data.also_val
-    return judged and (run.folder / SUMMARY).is_file()
+    return (run.folder / SUMMARY).is_file() and set(run.config.data.also_val) <= set(judged_further(run))
+
+
+def judged_further(run: PlannedRun) -> dict[str, Any]:
+    """What a run's folder holds about further validation sets, by address; judged one after the other, perhaps not all.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = RunFolder(run.folder).also_val_file
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"'{file}' is not JSON ({error}): remove it, and the run is judged again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"'{file}' is no object: remove it, and the run is judged again.")
+    return found
 
 
 def training(recipe: Recipe, run: PlannedRun) -> Job:

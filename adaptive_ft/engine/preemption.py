@@ -32,7 +32,7 @@ REASONS = ("the stop file", *(name.name for name in SIGNALS))
 
 
 class StoppedOnRequest(SystemExit):
-    """Ends the process with exit code 75; the checkpoint of the last update is whole."""
+    """Ends the process with exit code 75; what it had learned, if anything, is in a whole checkpoint."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)

@@ -18,7 +18,8 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
     path = tmp_path / "comparison.yaml"
     shared = "{data: {train: train, val: val}, model: {name: base}}"
     rows = "{a: {}, b: {}, c: {model: {name: other}}}"
-    path.write_text(f"output_dir: {tmp_path / 'runs'}\noptions: {shared}\nrows: {rows}\n")
+    sets = "{near: val, far: farther}"
+    path.write_text(f"output_dir: {tmp_path / 'runs'}\noptions: {shared}\nvalidation: {sets}\nrows: {rows}\n")
     runs = load_recipe(path).runs()
     for run in runs:
         finish(run)
@@ -28,6 +29,7 @@ def runs(tmp_path: Path) -> list[PlannedRun]:
 def finish(run: PlannedRun, **facts: str | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "summary.json").write_text(json.dumps({**FACTS, **facts}))
+    (run.folder / "also_val.json").write_text(json.dumps({"farther": {"data": facts.get("far", "four")}}))
 
 
 def test_runs_of_one_base_and_of_another_name_are_a_table(runs: list[PlannedRun]) -> None:
@@ -38,12 +40,25 @@ def test_runs_of_one_base_and_of_another_name_are_a_table(runs: list[PlannedRun]
     check_ground(runs)
 
 
+def test_weights_that_nothing_names_and_parts_of_a_model_are_their_own(runs: list[PlannedRun]) -> None:
+    """Each seed draws others; the first layers of a model are not the whole of it."""
+    finish(runs[1], frozen_sha256="another")
+    for changed, value in (("name", None), ("layers", 2)):
+        former = getattr(runs[1].config.model, changed)
+        setattr(runs[1].config.model, changed, value)
+        check_ground(runs)
+        setattr(runs[1].config.model, changed, former)
+    with pytest.raises(UserError):
+        check_ground(runs)
+
+
 @pytest.mark.parametrize(
     ("fact", "told"),
     [
         ("frozen_sha256", r"'base' \(--model\.name\)"),
         ("train_data", r"'train' \(--data\.train\)"),
         ("val_data", r"'val' \(--data\.val\)"),
+        ("far", r"'farther' \(--data\.also_val\)"),
     ],
 )
 def test_what_was_made_anew_between_two_runs_is_named(fact: str, told: str, runs: list[PlannedRun]) -> None:

@@ -27,7 +27,7 @@ def lay(run: PlannedRun, *files: str) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "config.yaml").write_text(dump_run_config(run.config))
     for file in files:
-        (run.folder / file).write_text(json.dumps({}))
+        (run.folder / file).write_text(json.dumps({address: {} for address in run.config.data.also_val}))
 
 
 def test_a_run_is_finished_when_it_has_ended_and_is_judged_everywhere(recipe: Recipe) -> None:
@@ -39,6 +39,12 @@ def test_a_run_is_finished_when_it_has_ended_and_is_judged_everywhere(recipe: Re
     assert not is_finished(run)
     lay(run, "also_val.json")
     assert is_finished(run)
+    (run.folder / "also_val.json").write_text("{}")  # asked to stop before the first of them was judged
+    assert not is_finished(run)
+    for damaged in ("{", "[]"):
+        (run.folder / "also_val.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"also_val\.json' is no\w* .*: remove it"):
+            is_finished(run)
 
 
 def test_a_run_of_other_options_is_no_run_of_the_comparison(recipe: Recipe) -> None:
