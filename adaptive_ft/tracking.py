@@ -1,7 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl always; wandb and TensorBoard when asked; rank 0 only.
 
-Neither tracker is imported unless it is asked for. wandb is offline by default; its run id stays in the run folder,
-so a resumed or requeued run continues the same curves on the axis `step`.
+Neither tracker is imported unless it is asked for. wandb is offline by default; its run id stays in the run folder
+and in every checkpoint, so a resumed or requeued run continues the same curves on the axis `step`.
 """
 
 import importlib
@@ -24,6 +24,8 @@ from adaptive_ft.analysis.report.run_files import EPOCH
 from adaptive_ft.engine.failed_writes import told_as_failed
 from adaptive_ft.errors import UserError
 from adaptive_ft.whole_files import write_whole
+
+TRACKER_ID = "wandb_id"
 
 
 @dataclass
@@ -96,21 +98,31 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def tracker_id(folder: Path) -> str | None:
+    """By which a tracker knows the run of a folder, None where none has been asked yet."""
+    file = folder / TRACKER_ID
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def keep_tracker_id(folder: Path, number: str) -> None:
+    """Give the run of a folder this id, unless it has one."""
+    if tracker_id(folder) is None:
+        write_whole(folder / TRACKER_ID, number)
+
+
 class Wandb:
     """Weights & Biases, offline unless told otherwise."""
 
     def __init__(self, folder: Path, config: TrackingConfig, run_config: Mapping[str, Any]) -> None:
         self._wandb = importlib.import_module("wandb")
         self.place = folder / "wandb"
-        id_file = folder / "wandb_id"
-        if not id_file.is_file():
-            write_whole(id_file, uuid.uuid4().hex[:8])
+        keep_tracker_id(folder, uuid.uuid4().hex[:8])
         self._folder = folder
         self._offline = config.wandb_mode == "offline"
         self._run = self._wandb.init(
             project=config.wandb_project,
             name=folder.name,
-            id=id_file.read_text(encoding="utf-8"),
+            id=tracker_id(folder),
             resume="allow",
             dir=folder,
             mode=config.wandb_mode,

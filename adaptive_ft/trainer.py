@@ -31,7 +31,7 @@ from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.tally import Tally
 from adaptive_ft.throughput import ThroughputMeter
-from adaptive_ft.tracking import Progress
+from adaptive_ft.tracking import Progress, keep_tracker_id, tracker_id
 
 Result = TypeVar("Result")
 
@@ -263,6 +263,7 @@ class Trainer:
             "left_out": sorted(self.run.train.bad.left_out),
             "global_decisions": self.run.parts.model.global_decisions,
             "start_score": self.recorder.start_score if self.recorder else None,
+            "tracker_id": tracker_id(self.run.folder.path),
         }
 
     def _save(self, state: dict[str, Any], *, best: bool) -> None:
@@ -282,5 +283,7 @@ class Trainer:
         self.tally.load_state_dict(state)
         self.start_score = state["start_score"]
         self.run.parts.model.global_decisions = state["global_decisions"]
+        if number := state.get("tracker_id"):
+            self.ranks.on_main(lambda: keep_tracker_id(self.run.folder.path, number))
         self.saved_at = self.engine.updates
         return self.saved_at

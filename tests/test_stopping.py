@@ -21,6 +21,7 @@ from adaptive_ft.errors import UserError
 from adaptive_ft.recorder import Recorder
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.tasks.choice import AnswerChoice
+from adaptive_ft.tracking import TRACKER_ID
 from adaptive_ft.trainer import Trainer
 from tests.conftest import REPOSITORY
 
@@ -68,6 +69,19 @@ def test_a_run_that_is_asked_saves_and_leaves_with_75(
     assert folder.checkpoints.pointed("latest") == "step_000002"
     stop.unlink()
     assert fit("asked")["steps"] == 3
+
+
+def test_a_checkpoint_holds_by_which_id_a_tracker_knows_the_run(fit: Fit, stop: Path, tmp_path: Path) -> None:
+    """Where the folder's own file is lost, as when only its checkpoints were copied, the curves go on all the same."""
+    identity = tmp_path / "tracked" / TRACKER_ID
+    for _ in range(2):
+        with pytest.raises(StoppedOnRequest):
+            fit("tracked")
+        identity.write_text("0a1b2c3d")
+    stop.unlink()
+    identity.unlink()
+    fit("tracked")
+    assert identity.read_text() == "0a1b2c3d"
 
 
 def test_a_run_asked_while_it_is_judged_is_judged_at_the_next_start(fit: Fit, stop: Path, tmp_path: Path) -> None:
