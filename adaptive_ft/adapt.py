@@ -74,7 +74,7 @@ class AdaptiveModel(LogsPolicy, Saves):
         self.tying = tie(config.strategy, self.components, config.frozen_layers)
         self.decider = Decider(self.tying, config)
         self.holder = GateHolder(config.gate_grad_fraction)
-        self.gating = gating(self.anatomy, self.tying, config.delta_rank)
+        self.gating = gating(self.anatomy, self.tying, config.delta_rank, config.gate_gradient)
         self.log = PolicyLog()
         self._base_record = record_of(base)
         frozen = self.gating.frozen_weights(base)

@@ -12,6 +12,7 @@ from adaptive_ft.errors import UserError, nearest
 from adaptive_ft.hub import local_folder
 from adaptive_ft.policy import POLICIES, PolicyConfig, is_whole
 from adaptive_ft.strategies import canonical
+from adaptive_ft.wrapping import GateGradient
 
 EvalDecisions = Literal["argmax", "sample", "global"]
 
@@ -40,6 +41,10 @@ class AdaptiveConfig:
     delta_rank: int | None = None
     """Rank of the deltas of linear layers, as LoRA's (biases and LayerNorms keep full ones); default: full deltas.
     gate_grad_fraction has no meaning there: the gate gradient costs next to nothing."""
+    gate_gradient: GateGradient = "first_order"
+    """first_order: free beside the gradient of the weights. original: both copies of every module run and their outputs
+    are mixed, at 5 products a step instead of 3, to compare with (spottune on BERT and its kin, VL-BERT, LXMERT);
+    gate_grad_fraction has no meaning there either."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, str):
@@ -62,6 +67,9 @@ class AdaptiveConfig:
             raise UserError(f"delta_rank is {self.delta_rank}; it is at least 1, or left out for full deltas.")
         if not 0 < self.gate_grad_fraction <= 1:
             raise UserError(f"gate_grad_fraction is {self.gate_grad_fraction}; it lies above 0 and is at most 1.")
+        if self.gate_gradient not in get_args(GateGradient):
+            known = ", ".join(get_args(GateGradient))
+            raise UserError(f"unknown gate_gradient '{self.gate_gradient}'; choose one of {known}.")
         if self.eval_decisions not in get_args(EvalDecisions):
             known = ", ".join(get_args(EvalDecisions))
             raise UserError(f"unknown eval_decisions '{self.eval_decisions}'; choose one of {known}.")

@@ -19,19 +19,17 @@ from torch.autograd.function import once_differentiable
 
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder, Split
-from adaptive_ft.refusals import check_own_forward
+from adaptive_ft.overlay import Overlay, lay_over
 
 # Arguments that say the same for every sample.
 SHARED = (bool, int, float, str, torch.dtype, torch.device)
-_BYPASSED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-class BypassBlock(nn.Module):
-    """What a layer becomes: its class, with this forward before its own.
+class BypassBlock(Overlay):
+    """A layer that computes only the samples that use it.
 
-    Modules, weights and their names stay, so that base checkpoints load and save unchanged, and hooks and activation
-    checkpointing go around the whole, where every sample is. Raises ValueError as `GateHolder.read`, and UserError for
-    an argument that is an object, as flex attention's mask, where not every sample uses the layer.
+    Raises ValueError as `GateHolder.read`, and UserError for an argument that is an object, as flex attention's mask,
+    where not every sample uses the layer.
     """
 
     holder: GateHolder
@@ -82,29 +80,17 @@ class BypassBlock(nn.Module):
         is_partitioned = any(hasattr(parameter, "ds_id") for parameter in self.parameters())
         return torch.is_grad_enabled() or is_partitioned or self.returns_tuple is None
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[type[nn.Module]], dict[str, Any]]:
-        return _blank, (_plain_class(self),), self.__dict__
 
-
-def bypass(layer: Any, holder: GateHolder, column: int, streams: Sequence[str], name: str) -> None:
+def bypass(layer: nn.Module, holder: GateHolder, column: int, streams: Sequence[str], name: str) -> None:
     """Let `layer` be used or skipped by each sample, in place, as the holder's column `column` says.
 
     streams: the arguments that the layer maps to its outputs. `name` is for messages. Raises UserError for a layer
     whose class's forward is not what runs, ValueError when another module has claimed the column.
     """
-    check_own_forward(layer, name)
     positions = list(inspect.signature(layer.forward).parameters)
     holder.claim(column, column + 1, name)
-    layer.__class__ = _bypassed_class(type(layer))
-    layer.holder, layer.column, layer.name, layer.returns_tuple = holder, column, name, None
-    layer.streams = {stream: positions.index(stream) for stream in streams}
-
-
-def restore(layer: Any) -> None:
-    """Make a bypassed layer plain again, in place: every sample uses it."""
-    layer.__class__ = _plain_class(layer)
-    for attribute in ("holder", "column", "name", "streams", "returns_tuple"):
-        delattr(layer, attribute)
+    places = {stream: positions.index(stream) for stream in streams}
+    lay_over(layer, BypassBlock, name, holder=holder, column=column, streams=places, returns_tuple=None)
 
 
 def _of_rows(value: Any, rows: Tensor, batch: int, layer: str) -> Any:
@@ -126,24 +112,6 @@ def _of_rows(value: Any, rows: Tensor, batch: int, layer: str) -> Any:
         ' those that skip it: load the model with attn_implementation="sdpa" or "eager" where it is a mask, and'
         " without a cache where it is one."
     )
-
-
-def _bypassed_class(plain: type[nn.Module]) -> type[nn.Module]:
-    """The one class of bypassed layers of class `plain`."""
-    if plain not in _BYPASSED:
-        _BYPASSED[plain] = type(f"Bypassed{plain.__name__}", (BypassBlock, plain), {})
-    return _BYPASSED[plain]
-
-
-def _plain_class(layer: BypassBlock) -> type[nn.Module]:
-    plain: type[nn.Module] = type(layer).__bases__[1]
-    return plain
-
-
-def _blank(plain: type[nn.Module]) -> nn.Module:
-    """A bypassed layer without contents, for copies and pickles."""
-    blank: nn.Module = nn.Module.__new__(_bypassed_class(plain))
-    return blank
 
 
 @torch.no_grad()

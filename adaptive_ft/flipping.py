@@ -19,7 +19,7 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.examining import spread
 from adaptive_ft.gates import argmax_gates, straight_through_gumbel
-from adaptive_ft.original_form import OriginalForm
+from adaptive_ft.original_form import check_has_original_form, choose_weights, mix_outputs
 from adaptive_ft.saving import Restored
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
@@ -56,7 +56,9 @@ def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: 
     if not shards.manifest.answered:
         raise UserError(f"'{shards.address}' has no answers, so there is no loss to compare: name other --shards.")
     model = restored.model.to(device()).eval()
-    original = OriginalForm(model) if plan.original else None
+    choose_weights(model.base)  # a run may have trained in the original's form
+    if plan.original:
+        check_has_original_form(model.anatomy, tying)
     own = shards.for_stream()
     reader = open_reader(own, StopAtBad(), BatchMemory(1))
     numbers = spread(plan.samples, shards.num_examples)
@@ -67,8 +69,8 @@ def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: 
             questions += [question.question_id for question in batch.questions]
             gates_BD = decided(model, batch, plan.gates)
             flips = flipped(model, restored.task, batch, gates_BD, shown)
-            if original is not None:
-                flips["original_ND"] = original_gradient(original, restored.task, batch, gates_BD)
+            if plan.original:
+                flips["original_ND"] = original_gradient(model, restored.task, batch, gates_BD)
             found.append(flips)
     finally:
         reader.close()
@@ -103,10 +105,7 @@ def flipped(
 
     All gate gradients are evaluated, whatever share the run's training did.
     """
-
-    def losses(decisions_BD: Tensor) -> Tensor:
-        return task.losses(task.logits(model(**batch.inputs, policy=decisions_BD)), batch)
-
+    losses = _losses(model, task, batch)
     model.holder.gate_grad_fraction = 1.0
     live = _live(model.tying)
     changes = []
@@ -125,13 +124,18 @@ def flipped(
     }
 
 
-def original_gradient(original: OriginalForm, task: Task, batch: TaskBatch, gates_BD: Tensor) -> Tensor:
-    """The gate gradient [B, L] that the original's form gives."""
+def original_gradient(model: AdaptiveModel, task: Task, batch: TaskBatch, gates_BD: Tensor) -> Tensor:
+    """The gate gradient [B, L] that the original's form of `model` gives."""
+    mix_outputs(model.base, model.anatomy, model.holder)
+    try:
+        return _gradient(_losses(model, task, batch), gates_BD)[:, _live(model.tying)]
+    finally:
+        choose_weights(model.base)
 
-    def losses(decisions_BD: Tensor) -> Tensor:
-        return task.losses(task.logits(original(decisions_BD, **batch.inputs)), batch)
 
-    return _gradient(losses, gates_BD)[:, _live(original.tying)]
+def _losses(model: AdaptiveModel, task: Task, batch: TaskBatch) -> Losses:
+    """The losses [B] of a batch for forced decisions [B, D]."""
+    return lambda decisions_BD: task.losses(task.logits(model(**batch.inputs, policy=decisions_BD)), batch)
 
 
 def _live(tying: Tying) -> list[int]:

@@ -161,6 +161,17 @@ class GateHolder:
             )
         return gates, plan
 
+    @contextmanager
+    def constant(self, start: int, stop: int, gate: float) -> Iterator[None]:
+        """Inside, the modules of the columns start:stop find this one gate for all samples, without a gradient."""
+        before = self._groups[start, stop]
+        gates_BC = torch.full_like(before[0], gate)
+        self._groups[start, stop] = (gates_BC, plan_gates(gates_BC))
+        try:
+            yield
+        finally:
+            self._groups[start, stop] = before
+
     def split(self, column: int, batch: int, module: str) -> tuple[Tensor, Split]:
         """The gates [B, 1] of one column and its samples as numbers: for modules that compute some samples only.
 

@@ -1,85 +1,101 @@
-"""An adapted model in the original's form: both copies of every module run, and the gates mix their outputs.
+"""A gated model in the original's form: both copies of every module run, and the gates mix their outputs.
 
 The original mixes after softmax (a head's context), after GELU (FFN in) and after LayerNorm (attention output, FFN
-out). With gates of 0 and 1 the outputs are those of the adapted model; the gradients of the gates are not the same:
-they hold the difference of two outputs, where the adapted model has its first-order form. To compare the two.
+out). With gates of 0 and 1 the outputs are those of chosen weights; the gradients of the gates are not the same: they
+hold the difference of two outputs, where chosen weights have its first-order form. A training step costs 5 products
+instead of 3 (docs/method.md 1).
 
 Shape suffixes: B samples, S rows of a sample, N outputs, C components.
 """
 
-import copy
 from collections import defaultdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from adaptive_ft.adapt import AdaptiveModel
 from adaptive_ft.errors import UserError
+from adaptive_ft.gates import Columns, GateHolder
+from adaptive_ft.models import Anatomy
+from adaptive_ft.overlay import Overlay, lay_over, lift
+from adaptive_ft.refusals import check_own_forward
+from adaptive_ft.strategies import Tying
 
 
-class OriginalForm(nn.Module):
-    """A copy of `model` in the original's form, for gates of its decisions; the model itself stays as it is.
+class MixedModule(Overlay):
+    """g tuned(x) + (1 - g) frozen(x), the outputs split evenly over the components of the holder's `columns`.
 
-    Raises UserError unless the strategy has one decision per component and each component's leaves are alone in a
-    module of their own (BERT and its kin, VL-BERT, LXMERT).
+    Where no gate gradient is asked for, the module runs once, with the weights that its gates choose. Of an attention,
+    which may return its probabilities too, these are the frozen copy's. Raises ValueError as `GateHolder.read`.
     """
 
-    def __init__(self, model: AdaptiveModel) -> None:
-        super().__init__()
-        if model.tying.index != tuple(range(len(model.components))):
-            raise UserError(
-                f"The original's form is compared decision by decision: it needs strategy 'spottune', not "
-                f"'{model.config.strategy}'."
-            )
-        self.tying = model.tying
-        self.base = copy.deepcopy(model).merge_and_unload("frozen")
-        tuned = copy.deepcopy(model).merge_and_unload("tuned")
-        self.mixed = []
-        for path, (start, stop) in _modules(model).items():
-            mixed = MixedOutputs(self.base.get_submodule(path), tuned.get_submodule(path), start, stop)
-            self.base.set_submodule(path, mixed)
-            self.mixed.append(mixed)
-        self.eval()
+    holder: GateHolder
+    columns: Columns
+    name: str
 
-    def forward(self, gates_BD: Tensor, **inputs: Any) -> Any:
-        """The output of the base for gates [B, D], differentiable in them."""
-        gates_BC = self.tying.expand(gates_BD)
-        for mixed in self.mixed:
-            mixed.gates_BC = gates_BC[:, mixed.start : mixed.stop]
-        return self.base(**{**inputs, "return_dict": True})
-
-
-class MixedOutputs(nn.Module):
-    """g tuned(x) + (1 - g) frozen(x), the outputs split evenly over the components of the columns `start:stop`."""
-
-    gates_BC: Tensor
-
-    def __init__(self, frozen: nn.Module, tuned: nn.Module, start: int, stop: int) -> None:
-        super().__init__()
-        self.frozen, self.tuned, self.start, self.stop = frozen, tuned, start, stop
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        """The mixed output; of an attention, which returns its probabilities too, those of the frozen copy."""
-        frozen, tuned = self.frozen(*inputs, **options), self.tuned(*inputs, **options)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        batch = next(value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        gates_BC, _ = self.holder.read(*self.columns, batch, self.name)
+        if not (torch.is_grad_enabled() and gates_BC.requires_grad):
+            return super().forward(*args, **kwargs)
+        with self.holder.constant(*self.columns, 1.0):
+            tuned = super().forward(*args, **kwargs)
+        with self.holder.constant(*self.columns, 0.0):
+            frozen = super().forward(*args, **kwargs)
         if isinstance(frozen, tuple):
-            return self._mix(frozen[0], tuned[0]), *frozen[1:]
-        return self._mix(frozen, tuned)
-
-    def _mix(self, frozen_BSN: Tensor, tuned_BSN: Tensor) -> Tensor:
-        block = frozen_BSN.shape[-1] // (self.stop - self.start)
-        gates_B1N = self.gates_BC.repeat_interleave(block, dim=1).unsqueeze(1)
-        return gates_B1N * tuned_BSN + (1 - gates_B1N) * frozen_BSN
+            return _mixed(gates_BC, frozen[0], tuned[0]), *frozen[1:]
+        return _mixed(gates_BC, frozen, tuned)
 
 
-def _modules(model: AdaptiveModel) -> dict[str, tuple[int, int]]:
-    """The modules that hold the leaves of one component, or of the heads of one attention: path and columns."""
+def mix_outputs(model: nn.Module, anatomy: Anatomy, holder: GateHolder) -> None:
+    """Let the modules of a gated `model` mix the outputs of both their copies, in place.
+
+    Raises UserError as `mixed_modules`, and for a module whose class's forward is not what runs; the model is then as
+    it was.
+    """
+    columns = mixed_modules(anatomy)
+    for path in columns:
+        check_own_forward(model.get_submodule(path), path)
+    for path, own in columns.items():
+        lay_over(model.get_submodule(path), MixedModule, path, holder=holder, columns=own)
+
+
+def choose_weights(model: nn.Module) -> None:
+    """Undo `mix_outputs`, in place; a model that mixes nothing stays as it is."""
+    for module in model.modules():
+        if isinstance(module, MixedModule):
+            lift(module)
+
+
+def check_has_original_form(anatomy: Anatomy, tying: Tying) -> None:
+    """Raises UserError unless every component has a decision of its own, and as `mixed_modules`."""
+    if tying.index != tuple(range(len(anatomy.components))):
+        raise UserError(
+            "The original's form has other modules for each way of tying components to decisions; here it is that of"
+            " one decision per component: take strategy 'spottune'."
+        )
+    mixed_modules(anatomy)
+
+
+def mixed_modules(anatomy: Anatomy) -> dict[str, Columns]:
+    """The modules that hold the leaves of one component, or of the heads of one attention: path and columns.
+
+    Raises UserError for a module with leaves of several components: only BERT and its kin, VL-BERT and LXMERT have
+    none.
+    """
     columns = defaultdict(set)
-    for leaf in model.anatomy.leaves:
+    for leaf in anatomy.leaves:
         columns[leaf.path.rpartition(".")[0]].add((leaf.start, leaf.stop))
     shared = [path for path, found in columns.items() if len(found) > 1]
     if shared:
         raise UserError(
-            f"{type(model.base).__name__} has no original form: '{shared[0]}' holds leaves of several components, and"
-            " the original mixes the outputs of whole modules. BERT and its kin, VL-BERT and LXMERT have one."
+            f"This model has no original form: '{shared[0]}' holds leaves of several components, and the original mixes"
+            " the outputs of whole modules. BERT and its kin, VL-BERT and LXMERT have one."
         )
     return {path: found.pop() for path, found in columns.items()}
+
+
+def _mixed(gates_BC: Tensor, frozen_BSN: Tensor, tuned_BSN: Tensor) -> Tensor:
+    block = frozen_BSN.shape[-1] // gates_BC.shape[1]
+    gates_B1N = gates_BC.to(frozen_BSN.dtype).repeat_interleave(block, dim=1).unsqueeze(1)
+    return gates_B1N * tuned_BSN + (1 - gates_B1N) * frozen_BSN

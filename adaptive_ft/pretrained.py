@@ -140,7 +140,7 @@ class Saves(nn.Module):
         check_same_base(recorded, base_model)
         anatomy = describe(base_model)
         tying = tie(config.strategy, anatomy.components, config.frozen_layers)
-        frozen = gating(anatomy, tying, config.delta_rank).frozen_weights(base_model)
+        frozen = gating(anatomy, tying, config.delta_rank, config.gate_gradient).frozen_weights(base_model)
         if hash_frozen(anatomy, frozen) != description["frozen_sha256"]:
             raise UserError(
                 f"the base model differs: its frozen weights are not those that '{source}' was trained from "

@@ -1,23 +1,26 @@
 """Putting gates into a model and taking them out again: at the leaves of its layers, or around whole layers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from adaptive_ft.bypass import BypassBlock, bypass, restore
+from adaptive_ft.bypass import BypassBlock, bypass
 from adaptive_ft.errors import UserError
 from adaptive_ft.gates import GateHolder
 from adaptive_ft.layers import GatedLayerNorm, GatedLeaf, GatedLinear
 from adaptive_ft.low_rank import MakeLinear, linear_form
 from adaptive_ft.models import Anatomy, Leaf
 from adaptive_ft.models.config_sizes import resize
+from adaptive_ft.original_form import check_has_original_form, choose_weights, mix_outputs
+from adaptive_ft.overlay import lift
 from adaptive_ft.refusals import check_leaf, check_own_forward
 from adaptive_ft.strategies import BLOCK, FROZEN, Tying
 
 # With it transformers' `init_weights` passes a module over; a new module without it would get random weights there.
 INITIALISED = "_is_hf_initialized"
+GateGradient = Literal["first_order", "original"]
 
 
 class Gating(Protocol):
@@ -43,8 +46,13 @@ def is_gated(model: nn.Module) -> bool:
     return any(isinstance(module, GatedLeaf | BypassBlock) for module in model.modules())
 
 
-def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None) -> Gating:
-    """The gating of a strategy's unit. Raises UserError for a rank of deltas where there are none."""
+def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None, gate_gradient: GateGradient) -> Gating:
+    """The gating of a strategy's unit. Raises UserError for a rank of deltas where there are none, and for the
+    original's gate gradient where there is no original form.
+    """
+    if gate_gradient == "original":
+        check_has_original_form(anatomy, tying)
+        return AtMixedModules(anatomy, tying.index, linear_form(delta_rank))
     if tying.unit is not BLOCK:
         return AtLeaves(anatomy, tying.index, linear_form(delta_rank))
     if delta_rank is not None:
@@ -78,6 +86,20 @@ class AtLeaves:
         unwrap(model, self.anatomy.leaves, gates_C)
 
 
+class AtMixedModules(AtLeaves):
+    """Gates at leaves, in modules that mix the outputs of both their copies while a gate gradient is asked for."""
+
+    def wrap(self, model: nn.Module, holder: GateHolder) -> None:
+        """Gated leaves, and the modules that hold them as the original has them."""
+        super().wrap(model, holder)
+        mix_outputs(model, self.anatomy, holder)
+
+    def merge(self, model: nn.Module, gates_C: Tensor) -> None:
+        """Each component tuned (1) or as pretrained (0), in plain modules."""
+        choose_weights(model)
+        super().merge(model, gates_C)
+
+
 class AtBlocks:
     """Gates that let each sample use or skip whole layers, of which there is one copy, and all of it trains."""
 
@@ -100,7 +122,7 @@ class AtBlocks:
     def unload(self, model: nn.Module) -> None:
         """Every layer with the weights it has now."""
         for block in self.anatomy.blocks:
-            restore(model.get_submodule(block.path))
+            lift(model.get_submodule(block.path))
 
     def merge(self, model: nn.Module, gates_C: Tensor) -> None:
         """Without the layers that are skipped (0), and with their number in the config.

@@ -39,7 +39,7 @@ def test_a_folder_and_back(tmp_path: Path) -> None:
 def test_every_option_goes_through_a_folder(tmp_path: Path) -> None:
     """Also those that will be added: each has another value than its default here, or this fails."""
     policy = PolicyConfig("mirror", 0.25, 5, 6, 3, 2, 2, 4, 7, False)
-    config = AdaptiveConfig("specific_k", (1,), policy, 2.5, "global", 0.5, 0.25, 4)
+    config = AdaptiveConfig("specific_k", (1,), policy, 2.5, "global", 0.5, 0.25, 4, "original")
     for options, defaults in ((config, AdaptiveConfig()), (policy, PolicyConfig())):
         same = [name for name, value in vars(options).items() if value == getattr(defaults, name)]
         assert same == []
@@ -94,6 +94,7 @@ def test_unknown_saved_options_are_refused(change: dict[str, Any], message: str)
         {"final_temperature": float("inf")},
         {"final_temperature": float("nan")},
         {"eval_decisions": "guess"},
+        {"gate_gradient": "guess"},
         {"delta_rank": 0},
         {"gate_grad_fraction": 0.0},
         {"gate_grad_fraction": 1.5},

@@ -33,6 +33,7 @@ BOTH = {
     "model.attention_dropout": 0.1,
     "adapt.temperature": 5.0,
     "adapt.final_temperature": None,
+    "adapt.gate_gradient": "first_order",
     "adapt.gate_grad_fraction": 1.0,
     "adapt.delta_rank": None,
     "adapt.policy.kind": "mirror",
