@@ -1,6 +1,7 @@
 """A comparison as its YAML says: which rows and seeds, on what the runs stand, and on which data they are judged.
 
-output_dir: runs/compare/world        # the runs, ROW-seedN, and the tables
+output_dir: runs/compare/world        # the tables
+runs: runs/compare/world              # the runs, ROW-seedN; comparisons with the same place share those named alike
 config: [recipes/world.yaml]          # options of every run, as with --config: of several files the later wins
 options: {num_train_epochs: 6}        # options of every run, over those of the files
 seeds: [1, 2, 3]
@@ -67,6 +68,8 @@ class Recipe:
 
     path: Path
     output_dir: Path
+    place: Path
+    """Where the runs lie."""
     seeds: tuple[int, ...]
     rows: Mapping[str, RunConfig]
     validation: Mapping[str, str]
@@ -84,7 +87,7 @@ class Recipe:
         ]
 
     def _run_config(self, config: RunConfig, name: str, seed: int) -> RunConfig:
-        return dataclasses.replace(config, name=name, output_dir=str(self.output_dir), resume="auto", seed=seed)
+        return dataclasses.replace(config, name=name, output_dir=str(self.place), resume="auto", seed=seed)
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +106,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     """
     content = _read(path)
     known = {
-        "output_dir": str, FILES: list, "options": dict, "seeds": list, "rows": dict, "validation": dict,
+        "output_dir": str, "runs": str, FILES: list, "options": dict, "seeds": list, "rows": dict, "validation": dict,
         "reference": str, "cost": dict, "ranks": int, "jobs": int,
     }  # fmt: skip
     _check(content, known, path)
@@ -119,6 +122,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     return Recipe(
         path=path,
         output_dir=Path(content["output_dir"]),
+        place=Path(content.get("runs") or content["output_dir"]),
         seeds=_seeds(content.get("seeds", [1]), path),
         rows=rows,
         validation=validation or {VAL: next(iter(rows.values())).data.val},

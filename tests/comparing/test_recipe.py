@@ -118,6 +118,15 @@ def test_what_is_no_comparison_is_told(tmp_path: Path) -> None:
             load_recipe(tmp_path / f"{name}.yaml")
 
 
+def test_runs_may_lie_elsewhere_than_tables(tmp_path: Path) -> None:
+    """So that comparisons share those that are named alike."""
+    table, runs = tmp_path / "table", tmp_path / "runs"
+    recipe = load_recipe(written(tmp_path, output_dir=str(table), runs=str(runs)))
+    assert recipe.output_dir == table
+    assert {run.folder.parent for run in recipe.runs()} == {runs}
+    assert {run.folder.parent for run in load_recipe(written(tmp_path, output_dir=str(table))).runs()} == {table}
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_comparison_of_ours_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the top of the checkout, with what it names there, and a reference to tell costs by."""
@@ -142,9 +151,12 @@ def test_the_whole_table_has_every_strategy(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_study_may_be_laid_beside_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same seeds, epochs, learning rate and data; its rows differ, and both pages name it."""
+    """The same seeds, epochs, learning rate and data, and one place for runs of the same name, which are the same; its
+    rows differ, and both pages name it.
+    """
     monkeypatch.chdir(REPOSITORY)
     table = load_recipe(Path("recipes/compare/world.yaml"))
+    known = {run.folder: run.config for run in table.runs()}
     compared, evidence = (Path(f"docs/{page}.md").read_text(encoding="utf-8") for page in ("compare", "evidence"))
     for path in STUDIES:
         study = load_recipe(path)
@@ -154,6 +166,8 @@ def test_a_study_may_be_laid_beside_the_whole_table(monkeypatch: pytest.MonkeyPa
             for row in (*study.rows.values(), *table.rows.values())
         }
         assert len(shared) == 1
+        for run in study.runs():
+            assert known.setdefault(run.folder, run.config) == run.config
         assert len({dump_run_config(row) for row in study.rows.values()}) == len(study.rows) > 1
         assert f"| `{path.stem}` |" in compared
         assert f"adaptive-ft compare recipes/compare/{path.name}\n" in evidence
