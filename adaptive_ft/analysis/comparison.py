@@ -239,3 +239,9 @@ def constants_told(comparison: Comparison) -> str:
     starts = {percent(run.start) for run in runs if run.start is not None}
     base = f" The pretrained base before training: {', '.join(sorted(starts))} ({comparison.validation[0]})."
     return f"Best constant answer: {'; '.join(told)}.{base if starts else ''}"
+
+
+def priors_told(scores: Mapping[str, float]) -> list[str]:
+    """What the answers of training alone score, by validation set: a line, or none where it is not known."""
+    told = [f"{name} {percent(score)}" for name, score in scores.items()]
+    return [f"Best answer of each type of question in training: {'; '.join(told)}."] if told else []

@@ -21,6 +21,7 @@ from adaptive_ft.analysis.comparison import (
     as_text,
     constants_told,
     official_told,
+    priors_told,
     seed_run,
 )
 from adaptive_ft.analysis.comparison_files import write_comparison
@@ -31,6 +32,7 @@ from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.commands.report import page_made
 from adaptive_ft.comparing.ground import check_ground
 from adaptive_ft.comparing.jobs import Failed, run_jobs
+from adaptive_ft.comparing.priors import prior_scores
 from adaptive_ft.comparing.recipe import PlannedRun, Recipe, load_recipe
 from adaptive_ft.comparing.runs import COST, is_finished, measurement, preparation, training
 from adaptive_ft.comparing.step_cost import load_costs
@@ -110,9 +112,11 @@ def compare(recipe: Recipe) -> Comparison:
     notes = [
         "Scores in percent, of questions the soft ones: mean ± sample standard deviation over seeds"
         f" {', '.join(map(str, recipe.seeds))}; gap: train minus validation; parameters trainable + frozen; peak: most"
-        " memory of a rank's process in training.",
+        " memory of a rank's process in training; tuned: share of the components that can reach the answer (blockdrop:"
+        f" share of the layers used), {comparison.validation[0]}.",
         *official_told(comparison),
         constants_told(comparison),
+        *priors_told(prior_scores(recipe)),
         _cost_told(recipe, costs.threads if costs else None),
         *([f"Not finished: {', '.join(missing)}."] if missing else []),
     ]

@@ -17,6 +17,7 @@ from adaptive_ft.analysis.comparison import (
     constants_told,
     header,
     official_told,
+    priors_told,
     row_numbers,
     run_numbers,
     seed_run,
@@ -125,6 +126,10 @@ def test_what_there_is_to_beat_is_told_once(comparison: Comparison) -> None:
     assert constants_told(comparison) == (
         "Best constant answer: near 'yes' 20.00; far 'no' 30.00. The pretrained base before training: 50.00 (near)."
     )
+    assert priors_told({"near": 0.25, "far": 0.125}) == [
+        "Best answer of each type of question in training: near 25.00; far 12.50."
+    ]
+    assert priors_told({}) == []
 
 
 def test_a_folder_without_a_comparison_is_told(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_a_failed_run_is_told_and_the_others_make_the_table(
     assert err.splitlines()[-1].endswith(f"(log: {log}).")
     assert "compare 2/2" in out
     assert "Not finished: last-seed1." in out
+    assert "Best answer of each type of question in training: shifted " in out
     table = read_table(tmp_path / "runs")
     assert [row[:2] for row in table.rows] == [["standard", "1"], ["last", "0"]]
     assert "Val in-domain" in table.header
