@@ -4,7 +4,6 @@ also_val.json holds by address {"score", "official_accuracy", "best_constant", "
 the best constant answer, and the fingerprint of the shards.
 """
 
-import json
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.errors import UserError
 from adaptive_ft.evaluation import Unsound
 from adaptive_ft.judging import Heed, judge
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
@@ -38,8 +38,9 @@ def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
 def _kept(run: Run, addresses: dict[str, ShardSet]) -> dict[str, Any]:
     """What an earlier start of the finished run has written about the same shards."""
     try:
-        found = json.loads(run.folder.also_val_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = run.folder.also_val()
+    except UserError as damaged:
+        print(f"{damaged} All further sets are judged again.", flush=True)
         return {}
     return {
         address: found[address]

@@ -18,7 +18,7 @@ from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.engine.failed_writes import FailedWrite, told_as_failed
 from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
-from adaptive_ft.tracking import Tracker, open_trackers
+from adaptive_ft.tracking import ResumePoint, Tracker, open_trackers
 from adaptive_ft.versions import versions
 
 PER_CENT = 100.0
@@ -27,16 +27,12 @@ PER_CENT = 100.0
 class Recorder:
     """Rank 0's pen; each of its methods raises `FailedWrite` where the disk refuses, but for `close`."""
 
-    def __init__(
-        self, run: Run, resumed_at: int | None, start_score: float | None = None, *, owes_epoch: bool = False
-    ) -> None:
+    def __init__(self, run: Run, resumed: ResumePoint | None, start_score: float | None = None) -> None:
         self.run = run
         self.constant = best_constant_answer(all_questions(run.parts.val_shards), run.parts.task.answer_table)
         self.start_score = start_score
         run.folder.check()
-        self.trackers: list[Tracker] = open_trackers(
-            run.folder.path, run.config.tracking, asdict(run.config), resumed_at, owes_epoch=owes_epoch
-        )
+        self.trackers: list[Tracker] = open_trackers(run.folder.path, run.config.tracking, asdict(run.config), resumed)
 
     def window(self, step: int, values: Mapping[str, float]) -> None:
         """The means of one interval."""

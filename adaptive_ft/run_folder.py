@@ -29,7 +29,8 @@ from adaptive_ft.engine.generation import GENERATION, Generation, next_generatio
 from adaptive_ft.engine.living import ALIVE, refuse_second_run, write_sign
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.tracking import TRACKER_ID, keep_tracker_id
+from adaptive_ft.whole_files import read_object, write_whole
 
 OPENING = {"config.yaml", "base", "plots", GENERATION, ALIVE}
 
@@ -120,9 +121,18 @@ class RunFolder:
         """The scores on further validation sets."""
         return self.path / "also_val.json"
 
+    def also_val(self) -> dict[str, Any]:
+        """The scores on further validation sets so far, by address; raises UserError where their file is damaged."""
+        return read_object(self.also_val_file) or {}
+
     def write_also_val(self, scores: dict[str, Any]) -> None:
         """Write also_val.json."""
         self._write(self.also_val_file, json.dumps(scores, indent=1))
+
+    def keep_tracker_id(self, number: str) -> None:
+        """Give the run the id by which a tracker knows it, unless it has one."""
+        with self.writing(self.path / TRACKER_ID):
+            keep_tracker_id(self.path, number)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""

@@ -44,6 +44,16 @@ class TrackingConfig:
     """Offline runs are sent later with the `wandb sync` line that is printed at the end."""
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on: after `update`. `owes_epoch`: its checkpoint was written before the record of the epoch that
+    ends there, which comes from here on, perhaps once more.
+    """
+
+    update: int
+    owes_epoch: bool = False
+
+
 class Tracker(Protocol):
     """What a place for numbers must offer."""
 
@@ -62,17 +72,14 @@ class Tracker(Protocol):
 
 class JsonLines:
     """metrics.jsonl: one JSON object per line, flushed at once; on resume the lines after the checkpoint are cut
-    away, on a fresh start all of them (an attempt killed before its first checkpoint may have left some).
-
-    `owes_epoch`: the checkpoint was written before the epoch's record, which comes again if it is there.
+    away, with a record of the epoch that is owed, on a fresh start all of them (an attempt killed before its first
+    checkpoint may have left some).
     """
 
-    def __init__(self, path: Path, resumed_at: int | None, *, owes_epoch: bool = False) -> None:
+    def __init__(self, path: Path, resumed: ResumePoint | None) -> None:
         if path.is_file():
-            last = -1 if resumed_at is None else resumed_at
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= last]
-            kept = [line for line in lines if not (owes_epoch and _step_of(line) == last and EPOCH in line)]
-            write_whole(path, "".join(line + "\n" for line in kept))
+            lines = path.read_text(encoding="utf-8").splitlines() if resumed else []
+            write_whole(path, "".join(line + "\n" for line in lines if resumed and _is_kept(line, resumed)))
         self.place = path
         self._stream = path.open("a", encoding="utf-8")
 
@@ -88,6 +95,12 @@ class JsonLines:
         """Close the file. What could not be flushed has been told by `log`; closing would try, and raise, again."""
         with suppress(OSError):
             self._stream.close()
+
+
+def _is_kept(line: str, resumed: ResumePoint) -> bool:
+    """Whether a line tells of what the checkpoint holds."""
+    step = _step_of(line)
+    return step < resumed.update or (step == resumed.update and not (resumed.owes_epoch and EPOCH in line))
 
 
 def _step_of(line: str) -> float:
@@ -149,9 +162,9 @@ class Wandb:
 class TensorBoard:
     """TensorBoard event files in the run folder; on resume what came after the checkpoint is struck out."""
 
-    def __init__(self, folder: Path, resumed_at: int | None) -> None:
+    def __init__(self, folder: Path, resumed: ResumePoint | None) -> None:
         module = importlib.import_module("torch.utils.tensorboard")
-        first = 0 if resumed_at is None else resumed_at + 1
+        first = 0 if resumed is None else resumed.update + 1
         self.place = folder / "tensorboard"
         self._writer = module.SummaryWriter(str(self.place), purge_step=first)
 
@@ -182,28 +195,21 @@ def check_trackers(config: TrackingConfig) -> None:
 
 
 def open_trackers(
-    folder: Path,
-    config: TrackingConfig,
-    run_config: Mapping[str, Any],
-    resumed_at: int | None,
-    *,
-    owes_epoch: bool = False,
+    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed: ResumePoint | None
 ) -> list[Tracker]:
     """metrics.jsonl and the trackers asked for, in that order (call it on rank 0 only).
-
-    `owes_epoch`: what came of the epoch that ends with `resumed_at` is recorded from here on, perhaps once more.
 
     Raises:
         FailedWrite: the disk refuses one of them.
     """
     path = folder / "metrics.jsonl"
     with told_as_failed(f"'{path}'", folder):
-        lines = JsonLines(path, resumed_at, owes_epoch=owes_epoch)
-    return [lines, *open_asked_trackers(folder, config, run_config, resumed_at)]
+        lines = JsonLines(path, resumed)
+    return [lines, *open_asked_trackers(folder, config, run_config, resumed)]
 
 
 def open_asked_trackers(
-    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed_at: int | None
+    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any], resumed: ResumePoint | None
 ) -> list[Tracker]:
     """The trackers asked for, without metrics.jsonl: also for what is found out about a finished run.
 
@@ -215,7 +221,7 @@ def open_asked_trackers(
         if "wandb" in config.report_to:
             trackers.append(Wandb(folder, config, run_config))
         if "tensorboard" in config.report_to:
-            trackers.append(TensorBoard(folder, resumed_at))
+            trackers.append(TensorBoard(folder, resumed))
     return trackers
 
 

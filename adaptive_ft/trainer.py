@@ -31,7 +31,7 @@ from adaptive_ft.saving import load_checkpoint, restore, save_checkpoint
 from adaptive_ft.supply import SupplyMeter
 from adaptive_ft.tally import Tally
 from adaptive_ft.throughput import ThroughputMeter
-from adaptive_ft.tracking import Progress, keep_tracker_id, tracker_id
+from adaptive_ft.tracking import Progress, ResumePoint, tracker_id
 
 Result = TypeVar("Result")
 
@@ -66,8 +66,8 @@ class Trainer:
             with self._own_folder():
                 with self.requests, self._leaving_when_asked():
                     with self.divergence.watch():
-                        resumed_at = self._resume()
-                        summary = self._finished() or self._run_to_the_end(resumed_at)
+                        resumed = self._resume()
+                        summary = self._finished() or self._run_to_the_end(resumed)
                     judge_further_sets(self.run, self.requests.heed)
                 self._export()
         finally:
@@ -117,12 +117,12 @@ class Trainer:
             return None
         return self.ranks.on_main(lambda: finished_summary(self.run.folder.path, self.engine.updates))
 
-    def _run_to_the_end(self, resumed_at: int | None) -> dict[str, Any]:
-        self.watch.on_main("opening the record", lambda: self._begin_record(resumed_at))
-        if resumed_at is None and self.config.eval_on_start:
+    def _run_to_the_end(self, resumed: ResumePoint | None) -> dict[str, Any]:
+        self.watch.on_main("opening the record", lambda: self._begin_record(resumed))
+        if resumed is None and self.config.eval_on_start:
             self._evaluate_start()
         with Progress("train", self.run.total_updates, self.engine.updates, self.ranks.is_main) as progress:
-            if resumed_at is not None and self._owes_end_of_epoch():
+            if resumed and resumed.owes_epoch:
                 progress.say(self._end_epoch())
             while self.engine.updates < self.run.total_updates:
                 with self.throughput.update(self.engine.updates + 1):
@@ -140,10 +140,9 @@ class Trainer:
         update, history = self.engine.updates, self.tally.history
         return self.run.ends_epoch(update) and (not history or history[-1]["step"] < update)
 
-    def _begin_record(self, resumed_at: int | None) -> None:
+    def _begin_record(self, resumed: ResumePoint | None) -> None:
         self.run.folder.begin(self.config)
-        owes = resumed_at is not None and self._owes_end_of_epoch()
-        self.recorder = Recorder(self.run, resumed_at, self.start_score, owes_epoch=owes)
+        self.recorder = Recorder(self.run, resumed, self.start_score)
 
     def _record(self, write: Callable[[Recorder], Result]) -> Result:
         """What rank 0 writes, on every rank: all of them end where its disk refuses."""
@@ -272,8 +271,8 @@ class Trainer:
         save_checkpoint(self.run, state, best=best)
         self.saved_at = self.engine.updates
 
-    def _resume(self) -> int | None:
-        """Continue from the newest whole checkpoint when asked to; the update it was written after."""
+    def _resume(self) -> ResumePoint | None:
+        """Continue from the newest whole checkpoint when asked to; where that is."""
         self.watch.phase("reading the checkpoint")
         state = load_checkpoint(self.run)
         if state is None:
@@ -284,6 +283,6 @@ class Trainer:
         self.start_score = state["start_score"]
         self.run.parts.model.global_decisions = state["global_decisions"]
         if number := state.get("tracker_id"):
-            self.ranks.on_main(lambda: keep_tracker_id(self.run.folder.path, number))
+            self.ranks.on_main(lambda: self.run.folder.keep_tracker_id(number))
         self.saved_at = self.engine.updates
-        return self.saved_at
+        return ResumePoint(self.saved_at, self._owes_end_of_epoch())

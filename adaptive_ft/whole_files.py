@@ -2,12 +2,15 @@
 
 import csv
 import io
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from adaptive_ft.errors import UserError
 
 
 def no_check() -> None:
@@ -30,6 +33,23 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, text.getvalue())
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds, None where there is no file.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON ({error}); it is not what a run writes.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{path}' is no object; it is not what a run writes.")
+    return content
 
 
 @contextmanager

@@ -13,11 +13,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.tracking import JsonLines, Progress, TensorBoard, TrackingConfig, check_trackers, open_trackers
+from adaptive_ft.tracking import (
+    JsonLines,
+    Progress,
+    ResumePoint,
+    TensorBoard,
+    TrackingConfig,
+    check_trackers,
+    open_trackers,
+)
 
 
 def write_steps(path: Path, *steps: int, resumed_at: int | None = None) -> None:
-    lines = JsonLines(path, resumed_at)
+    lines = JsonLines(path, None if resumed_at is None else ResumePoint(resumed_at))
     for step in steps:
         lines.log(step, {"loss": step / 10})
     lines.close()
@@ -52,6 +60,20 @@ def test_resume_cuts_what_came_after_the_checkpoint(jsonl: Path) -> None:
     write_steps(jsonl, 1, 2, 3, 4, 5)
     write_steps(jsonl, 4, 5, resumed_at=3)
     assert steps(jsonl) == [1, 2, 3, 4, 5]
+
+
+def test_the_record_of_an_owed_epoch_is_struck_out(jsonl: Path) -> None:
+    """Asked to stop while the epoch was judged, and killed after the next start had recorded it: it comes once more.
+    The other line of the same update stays.
+    """
+    lines = JsonLines(jsonl, None)
+    for values in ({"train/loss": 0.5}, {"epoch/epoch": 1.0, "epoch/val_score": 0.5}):
+        lines.log(2, values)
+    lines.close()
+    JsonLines(jsonl, ResumePoint(2)).close()
+    assert steps(jsonl) == [2, 2]
+    JsonLines(jsonl, ResumePoint(2, owes_epoch=True)).close()
+    assert [json.loads(line) for line in jsonl.read_text().splitlines()] == [{"step": 2, "train/loss": 0.5}]
 
 
 @pytest.mark.parametrize("torn", ['{"step": 2, "lo', '{"loss": 1}', "[2]", "7"])
@@ -93,8 +115,8 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path, picture: Path) -> None
 
 def test_tensorboard_strikes_out_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     """Steps 1 to 3, a checkpoint after 2, resumed: step 3 is there once, with the value of the resumed run."""
-    for resumed_at, values in ((None, {1: 0.1, 2: 0.2, 3: 0.3}), (2, {3: 0.5})):
-        board = TensorBoard(tmp_path, resumed_at)
+    for resumed, values in ((None, {1: 0.1, 2: 0.2, 3: 0.3}), (ResumePoint(2), {3: 0.5})):
+        board = TensorBoard(tmp_path, resumed)
         for step, value in values.items():
             board.log(step, {"train/loss": value})
         board.close()
@@ -118,14 +140,14 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"wandb", "tensorboa
 WANDB_ASKED = """
 import sys
 from pathlib import Path
-from adaptive_ft.tracking import TrackingConfig, open_trackers
+from adaptive_ft.tracking import ResumePoint, TrackingConfig, open_trackers
 config = TrackingConfig(report_to=["wandb"])
-for resumed_at in (None, 1):
-    trackers = open_trackers(Path(sys.argv[1]), config, {"seed": 1}, resumed_at)
+for resumed in (None, ResumePoint(1)):
+    trackers = open_trackers(Path(sys.argv[1]), config, {"seed": 1}, resumed)
     for tracker in trackers:
-        tracker.log(1 if resumed_at is None else 2, {"loss": 1.0})
+        tracker.log(1 if resumed is None else 2, {"loss": 1.0})
         for name in ("curves", "spottune Finetuning Fraction: val", "invariance/stir"):
-            tracker.picture(1 if resumed_at is None else 2, name, Path(sys.argv[2]))
+            tracker.picture(1 if resumed is None else 2, name, Path(sys.argv[2]))
         tracker.close()
 """
 

@@ -1,6 +1,5 @@
 """The runs of a comparison: which are finished, what is still to be made, and the programs that make it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +42,7 @@ def judged_further(run: PlannedRun) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    file = RunFolder(run.folder).also_val_file
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"'{file}' is not JSON ({error}): remove it, and the run is judged again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"'{file}' is no object: remove it, and the run is judged again.")
-    return found
+    return RunFolder(run.folder).also_val()
 
 
 def training(recipe: Recipe, run: PlannedRun) -> Job:

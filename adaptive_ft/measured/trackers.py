@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptive_ft.config import RunConfig, load_run_config
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.tracking import TrackingConfig, check_trackers, open_asked_trackers
+from adaptive_ft.tracking import ResumePoint, TrackingConfig, check_trackers, open_asked_trackers
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LateTracker:
             UserError: the tracker does not take them; says that they lie where they lie all the same.
         """
         try:
-            (tracker,) = open_asked_trackers(self.folder, self.tracking, asdict(self.config), self.step)
+            (tracker,) = open_asked_trackers(self.folder, self.tracking, asdict(self.config), ResumePoint(self.step))
             with closing(tracker):
                 for path in pictures:
                     tracker.picture(self.step, f"invariance/{path.stem}", path)

@@ -22,6 +22,7 @@ from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import Tying, tie
+from adaptive_ft.whole_files import read_object
 
 CONFIG = "config.yaml"
 EPOCH = "epoch/"
@@ -110,12 +111,12 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder=folder,
         config=_mapping(folder / CONFIG, (folder / CONFIG).read_text(encoding="utf-8")),
-        summary=_json(folder / SUMMARY),
+        summary=read_object(folder / SUMMARY),
         epochs=[
             {k.removeprefix(EPOCH): v for k, v in records[e].items() if k.startswith(EPOCH)} for e in sorted(records)
         ],
         losses=[(line["step"], line["train/loss"]) for line in lines if "train/loss" in line],
-        also_val=_json(folder / ALSO_VAL) or {},
+        also_val=read_object(folder / ALSO_VAL) or {},
         peak_memory_gib=max(peaks, default=None),
         speed=statistics.median(speeds) if speeds else None,
         start_score=next((line["val/score"] for line in lines if line["step"] == 0 and "val/score" in line), None),
@@ -137,18 +138,6 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings; it is not what a run writes.")
-    return content
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); it is not what a run writes.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no object; it is not what a run writes.")
     return content
 
 
