@@ -42,7 +42,10 @@ def judged_further(run: PlannedRun) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    return RunFolder(run.folder).also_val()
+    try:
+        return RunFolder(run.folder).also_val()
+    except UserError as damaged:
+        raise UserError(f"{damaged} Remove it, and the run is judged again.") from damaged
 
 
 def training(recipe: Recipe, run: PlannedRun) -> Job:
