@@ -35,7 +35,7 @@ class Evaluation:
 
 
 class Unsound:
-    """Remembers this rank's questions whose logits or gates are no finite numbers; a `watch` of `evaluate`."""
+    """Remembers this rank's questions whose logits or gates are no finite numbers; a `watch` of a `Pass`."""
 
     def __init__(self) -> None:
         self.question_ids: list[int] = []
@@ -77,82 +77,67 @@ def _refuse_unsound(found: list[int], gates_are_faulty: bool, address: str) -> N
         )
 
 
-def evaluate(
-    forward: Callable[..., Any],
-    stream: Iterable[Any],
-    num_questions: int,
-    task: Task,
-    tying: Tying,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    watch: Watch,
-) -> Evaluation:
-    """Answer all `num_questions` questions of `stream` and judge the answers (collective).
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the `num_questions` questions of `stream`.
 
     `forward` takes the task's inputs and returns a model output with `gates`; floating-point inputs come as `dtype`.
     `watch` is shown every batch with its logits [B, A] and gates [B, D].
-
-    Raises:
-        ValueError: fewer or more questions were answered than the manifest counts.
     """
-    accuracy, usage = AccuracyMeter(), UsageMeter(tying)
-    for batch, outputs in _passed(forward, stream, task, ranks, dtype):
-        logits_BA = task.logits(outputs)
-        accuracy.update(
-            batch.questions,
-            task.answers(logits_BA),
-            task.soft_scores(logits_BA, batch).tolist(),
-            batch.valid_B.tolist(),
-        )
-        usage.update(outputs.gates, batch.valid_B)
-        watch(batch, logits_BA, outputs.gates)
-    usage.reduce(ranks.sum)
-    records = ranks.gather(accuracy.records)
-    if not ranks.is_main:
-        return Evaluation(None, {}, usage)
-    everything = AccuracyMeter()
-    for part in records:
-        everything.merge(part)
-    answers = {number: record["answer"] for number, record in everything.records.items()}
-    return Evaluation(everything.report(expected=num_questions), answers, usage)
 
+    forward: Callable[..., Any]
+    stream: Iterable[Any]
+    num_questions: int
+    task: Task
+    tying: Tying
+    ranks: Ranks
+    dtype: torch.dtype
+    watch: Watch
 
-def answer(
-    forward: Callable[..., Any],
-    stream: Iterable[Any],
-    num_questions: int,
-    task: Task,
-    tying: Tying,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    watch: Watch,
-) -> Evaluation:
-    """The same pass without judging: for questions whose answers are not public (collective).
+    def judge(self) -> Evaluation:
+        """Answer all questions and judge the answers (collective).
 
-    Raises:
-        ValueError: fewer or more questions were answered than the manifest counts.
-    """
-    own: dict[int, str] = {}
-    usage = UsageMeter(tying)
-    for batch, outputs in _passed(forward, stream, task, ranks, dtype):
-        logits_BA = task.logits(outputs)
-        rows = zip(batch.questions, task.answers(logits_BA), batch.valid_B.tolist(), strict=True)
-        own |= {question.question_id: given for question, given, valid in rows if valid}
-        usage.update(outputs.gates, batch.valid_B)
-        watch(batch, logits_BA, outputs.gates)
-    usage.reduce(ranks.sum)
-    answers = {number: given for part in ranks.gather(own) for number, given in part.items()}
-    if ranks.is_main and len(answers) != num_questions:
-        raise ValueError(f"{len(answers)} questions were answered but the shards hold {num_questions}")
-    return Evaluation(None, answers, usage)
+        Raises:
+            ValueError: fewer or more questions were answered than the manifest counts.
+        """
+        accuracy, usage = AccuracyMeter(), UsageMeter(self.tying)
+        for batch, logits_BA in self._answered(usage):
+            scores = self.task.soft_scores(logits_BA, batch).tolist()
+            accuracy.update(batch.questions, self.task.answers(logits_BA), scores, batch.valid_B.tolist())
+        usage.reduce(self.ranks.sum)
+        records = self.ranks.gather(accuracy.records)
+        if not self.ranks.is_main:
+            return Evaluation(None, {}, usage)
+        everything = AccuracyMeter()
+        for part in records:
+            everything.merge(part)
+        answers = {number: record["answer"] for number, record in everything.records.items()}
+        return Evaluation(everything.report(expected=self.num_questions), answers, usage)
 
+    def answer(self) -> Evaluation:
+        """Answer all questions, without judging: for those whose answers are not public (collective).
 
-def _passed(
-    forward: Callable[..., Any], stream: Iterable[Any], task: Task, ranks: Ranks, dtype: torch.dtype
-) -> Iterator[tuple[TaskBatch, Any]]:
-    """Every batch of the stream with the model's output for it."""
-    for raw in stream:
-        batch = task.collate(raw).to(ranks.device, dtype)
-        with torch.no_grad():
-            outputs = forward(**batch.inputs)
-        yield batch, outputs
+        Raises:
+            ValueError: fewer or more questions were answered than the manifest counts.
+        """
+        own: dict[int, str] = {}
+        usage = UsageMeter(self.tying)
+        for batch, logits_BA in self._answered(usage):
+            rows = zip(batch.questions, self.task.answers(logits_BA), batch.valid_B.tolist(), strict=True)
+            own |= {question.question_id: given for question, given, valid in rows if valid}
+        usage.reduce(self.ranks.sum)
+        answers = {number: given for part in self.ranks.gather(own) for number, given in part.items()}
+        if self.ranks.is_main and len(answers) != self.num_questions:
+            raise ValueError(f"{len(answers)} questions were answered but the shards hold {self.num_questions}")
+        return Evaluation(None, answers, usage)
+
+    def _answered(self, usage: UsageMeter) -> Iterator[tuple[TaskBatch, Tensor]]:
+        """Every batch with its logits [B, A]; its gates are counted."""
+        for raw in self.stream:
+            batch = self.task.collate(raw).to(self.ranks.device, self.dtype)
+            with torch.no_grad():
+                outputs = self.forward(**batch.inputs)
+            logits_BA = self.task.logits(outputs)
+            yield batch, logits_BA
+            usage.update(outputs.gates, batch.valid_B)
+            self.watch(batch, logits_BA, outputs.gates)

@@ -7,7 +7,7 @@ from contextlib import closing
 from adaptive_ft.build import Run
 from adaptive_ft.data.reading.batch import RawBatch
 from adaptive_ft.data.reading.shard_set import ShardSet
-from adaptive_ft.evaluation import Evaluation, Watch, evaluate
+from adaptive_ft.evaluation import Evaluation, Pass, Watch
 
 Heed = Callable[[Iterable[RawBatch]], Iterable[RawBatch]]
 """Passes batches on until the run is asked to stop, and raises then."""
@@ -20,7 +20,7 @@ def judge(run: Run, shards: ShardSet, heed: Heed, watch: Watch, policy: str | No
     """
     run.engine.module.eval()
     with closing(iter(run.open_val(shards))) as batches:  # its readers end where the pass does
-        return evaluate(
+        one_pass = Pass(
             functools.partial(run.engine, policy=policy),
             run.watch.steps(heed(batches), run.engine.updates, "evaluating", then="scoring"),
             shards.num_examples,
@@ -30,3 +30,4 @@ def judge(run: Run, shards: ShardSet, heed: Heed, watch: Watch, policy: str | No
             run.engine.dtype,
             watch,
         )
+        return one_pass.judge()

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.evaluation import Evaluation, Unsound, answer, evaluate
+from adaptive_ft.evaluation import Evaluation, Pass, Unsound
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.task import Task
@@ -48,7 +49,7 @@ def run(
     stream = EvalStream(shards, batch_size=batch_size)
     forward = functools.partial(restored.model, policy=policy)
     count = shards.num_examples if expected is None else expected
-    return evaluate(forward, stream, count, task, restored.model.tying, ranks, torch.float32, Unsound())
+    return Pass(forward, stream, count, task, restored.model.tying, ranks, torch.float32, Unsound()).judge()
 
 
 def test_every_question_is_answered_once(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
@@ -118,18 +119,19 @@ def test_answering_gives_the_same_answers_unjudged(
     """The pass for questions without public answers says what the judged one says."""
     judged = run(restored, task, shards, ranks)
     stream = EvalStream(shards, batch_size=32)
-    given = (restored.model, stream, shards.num_examples, task, restored.model.tying, ranks, torch.float32, Unsound())
-    found = answer(*given)
+    tying = restored.model.tying
+    asked = Pass(restored.model, stream, shards.num_examples, task, tying, ranks, torch.float32, Unsound())
+    found = asked.answer()
     assert found.report is None
     assert found.answers == judged.answers
     assert torch.equal(found.usage.decision_shares(), judged.usage.decision_shares())
     with pytest.raises(ValueError, match="77 questions were answered but the shards hold 78"):
-        answer(restored.model, stream, shards.num_examples + 1, *given[3:])
+        replace(asked, num_questions=78).answer()
 
 
-@pytest.mark.parametrize("one_pass", [evaluate, answer])
+@pytest.mark.parametrize("one_pass", [Pass.judge, Pass.answer])
 def test_answers_that_are_no_numbers_are_refused(
-    one_pass: Callable[..., Evaluation], restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
+    one_pass: Callable[[Pass], Evaluation], restored: Restored, task: Task, shards: ShardSet, ranks: Ranks
 ) -> None:
     """The first of every batch, three of 77; padding rows, which are never judged, do not count."""
     unsound, batches = Unsound(), list(EvalStream(shards, batch_size=32))
@@ -142,7 +144,7 @@ def test_answers_that_are_no_numbers_are_refused(
         logits_BA[0, 3], logits_BA[~next(valid)] = float("nan"), float("inf")
         return outputs
 
-    one_pass(forward, batches, shards.num_examples, task, restored.model.tying, ranks, torch.float32, unsound)
+    one_pass(Pass(forward, batches, 77, task, restored.model.tying, ranks, torch.float32, unsound))
     first = [batch.questions[0].question_id for batch in batches]
     assert unsound.question_ids == first
     with pytest.raises(UserError, match=rf"no finite numbers for 3 examples of 'here/val', the first is {min(first)}"):
@@ -151,6 +153,6 @@ def test_answers_that_are_no_numbers_are_refused(
 
 def test_a_sound_pass_is_not_refused(restored: Restored, task: Task, shards: ShardSet, ranks: Ranks) -> None:
     unsound, stream = Unsound(), EvalStream(shards, batch_size=32)
-    evaluate(restored.model, stream, 77, task, restored.model.tying, ranks, torch.float32, unsound)
+    Pass(restored.model, stream, 77, task, restored.model.tying, ranks, torch.float32, unsound).judge()
     unsound.refuse(ranks, "here/val", restored.model.holder)
     assert not unsound.question_ids

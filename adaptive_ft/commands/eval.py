@@ -18,7 +18,7 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.data.reading.stream import EvalStream
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.errors import UserError
-from adaptive_ft.evaluation import Evaluation, Unsound, answer, evaluate
+from adaptive_ft.evaluation import Evaluation, Pass, Unsound
 from adaptive_ft.saving import Restored, restore
 from adaptive_ft.tasks.vqa_accuracy import AccuracyReport, Score, best_constant_answer, both_forms
 from adaptive_ft.tracking import quiet_libraries
@@ -116,11 +116,10 @@ class Command:
         stream = EvalStream(shards, batch_size=self.batch_size, rank=ranks.rank, world_size=ranks.world_size)
         forward = functools.partial(model, policy=None if self.policy == "network" else self.policy)
         torch.manual_seed(restored.config.seed)
-        one_pass = evaluate if shards.manifest.answered else answer
         unsound = Unsound()
-        given = (forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype, unsound)
+        one_pass = Pass(forward, stream, shards.num_examples, restored.task, model.tying, ranks, dtype, unsound)
         with model.holder.told_later():
-            evaluation = one_pass(*given)
+            evaluation = one_pass.judge() if shards.manifest.answered else one_pass.answer()
         unsound.refuse(ranks, shards.address, model.holder)
         return evaluation
 
