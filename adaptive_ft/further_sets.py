@@ -16,8 +16,6 @@ from adaptive_ft.evaluation import Unsound
 from adaptive_ft.judging import Heed, judge
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 
-PER_CENT = 100.0
-
 
 def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
     """The scores by address, written to the run's folder set by set; those that are there are kept (collective).
@@ -29,7 +27,7 @@ def judge_further_sets(run: Run, heed: Heed) -> dict[str, Any]:
     for address in [address for address in addresses if address not in scores]:  # in one order on all ranks
         found = _judge(run, addresses[address], heed)
         if run.ranks.is_main:
-            print(f"{address}: {PER_CENT * found['score']:.2f}", flush=True)
+            print(f"{address}: {100 * found['score']:.2f}", flush=True)
         scores[address] = found
         run.ranks.on_main(lambda: run.folder.write_also_val(scores))
     return scores

@@ -21,8 +21,6 @@ from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 from adaptive_ft.tracking import ResumePoint, Tracker, open_trackers
 from adaptive_ft.versions import versions
 
-PER_CENT = 100.0
-
 
 class Recorder:
     """Rank 0's pen; each of its methods raises `FailedWrite` where the disk refuses, but for `close`."""
@@ -43,7 +41,7 @@ class Recorder:
         assert evaluation.report is not None
         self.start_score = evaluation.report.overall.soft
         self._to_all(0, {"val/score": self.start_score})
-        print(f"the pretrained model, before training: val {PER_CENT * self.start_score:.2f}", flush=True)
+        print(f"the pretrained model, before training: val {100 * self.start_score:.2f}", flush=True)
 
     def epoch(
         self, epoch: int, means: Mapping[str, float], evaluation: Evaluation, usage: UsageMeter
@@ -160,11 +158,11 @@ class Recorder:
 def sentence(record: Mapping[str, Any]) -> str:
     """One line about an epoch, for the terminal."""
     official = record["official_accuracy"]
-    told = f"  official {PER_CENT * official:.2f}" if official is not None else ""
+    told = f"  official {100 * official:.2f}" if official is not None else ""
     return (
-        f"epoch {record['epoch']}  loss {record['loss']:.3f}  train {PER_CENT * record['train_score']:.2f}  "
-        f"val {PER_CENT * record['val_score']:.2f}  gap {PER_CENT * record['gap']:+.2f}{told}  "
-        f"tuned {PER_CENT * record['tuned_share_val']:.0f} %"
+        f"epoch {record['epoch']}  loss {record['loss']:.3f}  train {100 * record['train_score']:.2f}  "
+        f"val {100 * record['val_score']:.2f}  gap {100 * record['gap']:+.2f}{told}  "
+        f"tuned {100 * record['tuned_share_val']:.0f} %"
     )
 
 

@@ -14,8 +14,6 @@ from typing import Any
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.strategies_table import UNKNOWN, percent
 
-HUNDRED = 100.0
-
 
 @dataclass(frozen=True)
 class SeedRun:
@@ -132,7 +130,7 @@ def _cells(row: ComparedRow, validation: Sequence[str]) -> list[str]:
 
 
 def _told(shares: Sequence[float], sign: str = "", decimals: int = 2) -> str:
-    mean, deviation = spread([HUNDRED * share for share in shares])
+    mean, deviation = spread([100 * share for share in shares])
     told = f"{mean:{sign}.{decimals}f}"
     return told if deviation is None else f"{told} ± {deviation:.{decimals}f}"
 
@@ -147,7 +145,7 @@ def as_markdown(comparison: Comparison) -> str:
     runs = [
         [
             row.name, str(run.seed), percent(run.train), *(percent(run.scores[name]) for name in comparison.validation),
-            UNKNOWN if run.tuned is None else f"{HUNDRED * run.tuned:.0f} %", f"{run.seconds:.0f}",
+            UNKNOWN if run.tuned is None else f"{100 * run.tuned:.0f} %", f"{run.seconds:.0f}",
         ]
         for row in comparison.rows
         for run in row.runs

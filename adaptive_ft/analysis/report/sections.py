@@ -29,7 +29,6 @@ from adaptive_ft.components import ComponentMap
 from adaptive_ft.errors import UserError
 
 SPLITS = {"val": "validation", "train": "training"}
-HUNDRED = 100.0
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,14 @@ def _figure(
 
 
 def _percents(run: RunFiles, name: str) -> list[tuple[float, float]]:
-    return [(record["epoch"], HUNDRED * record[name]) for record in run.epochs if record.get(name) is not None]
+    return [(record["epoch"], 100 * record[name]) for record in run.epochs if record.get(name) is not None]
 
 
 def _scores(run: RunFiles) -> Figure:
     val = _percents(run, "val_score")
     lines = [Line("training", _percents(run, "train_score"), 0), Line("validation", val, 1)]
     if val and run.start_score is not None:
-        start = HUNDRED * run.start_score
+        start = 100 * run.start_score
         lines.append(Line("validation before training", [(val[0][0], start), (val[-1][0], start)], 7, dashed=True))
     return _figure("Score (%)", lines, between=True)
 
@@ -191,7 +190,7 @@ def _usage_map(run: RunFiles) -> UsageMap | None:
     shares = {split: [_rounded(run.usage[split][epoch]) for epoch in epochs] for split in splits}
     told = {"names": run.components.names, "epochs": epochs, "splits": shares}
     return UsageMap(
-        drawn=heat_map(*_coloured(first, run.components, lambda share: f"{HUNDRED * share:.1f} %")),
+        drawn=heat_map(*_coloured(first, run.components, lambda share: f"{100 * share:.1f} %")),
         epochs=epochs,
         splits={split: SPLITS[split] for split in splits},
         shares=json.dumps(told, allow_nan=False).replace("<", "\\u003c"),
