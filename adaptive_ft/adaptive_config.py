@@ -42,9 +42,9 @@ class AdaptiveConfig:
     """Rank of the deltas of linear layers, as LoRA's (biases and LayerNorms keep full ones); default: full deltas.
     gate_grad_fraction has no meaning there: the gate gradient costs next to nothing."""
     gate_gradient: GateGradient = "first_order"
-    """first_order: free beside the gradient of the weights. original: both copies of every module run and their outputs
-    are mixed, at 5 products a step instead of 3, to compare with (spottune on BERT and its kin, VL-BERT, LXMERT);
-    gate_grad_fraction has no meaning there either."""
+    """first_order: one product a step beside those of the weights, at most. two_branch: every module runs frozen and
+    tuned, and its outputs are mixed as in the original, at 5 products a step in all: to compare with (spottune on BERT
+    and its kin, VL-BERT, LXMERT). gate_grad_fraction has no meaning there either."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.strategy, str):

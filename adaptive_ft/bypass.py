@@ -84,13 +84,13 @@ class BypassBlock(Overlay):
 def bypass(layer: nn.Module, holder: GateHolder, column: int, streams: Sequence[str], name: str) -> None:
     """Let `layer` be used or skipped by each sample, in place, as the holder's column `column` says.
 
-    streams: the arguments that the layer maps to its outputs. `name` is for messages. Raises UserError for a layer
-    whose class's forward is not what runs, ValueError when another module has claimed the column.
+    streams: the arguments that the layer maps to its outputs. `name` is for messages. Raises ValueError when another
+    module has claimed the column; `check_bare` comes first.
     """
     positions = list(inspect.signature(layer.forward).parameters)
     holder.claim(column, column + 1, name)
     places = {stream: positions.index(stream) for stream in streams}
-    lay_over(layer, BypassBlock, name, holder=holder, column=column, streams=places, returns_tuple=None)
+    lay_over(layer, BypassBlock, holder=holder, column=column, name=name, streams=places, returns_tuple=None)
 
 
 def _of_rows(value: Any, rows: Tensor, batch: int, layer: str) -> Any:

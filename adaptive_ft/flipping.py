@@ -19,11 +19,11 @@ from adaptive_ft.data.reading.shard_set import ShardSet
 from adaptive_ft.errors import UserError
 from adaptive_ft.examining import spread
 from adaptive_ft.gates import argmax_gates, straight_through_gumbel
-from adaptive_ft.original_form import check_has_original_form, choose_weights, mix_outputs
 from adaptive_ft.saving import Restored
 from adaptive_ft.strategies import Tying
 from adaptive_ft.tasks.batch import TaskBatch
 from adaptive_ft.tasks.task import Task
+from adaptive_ft.two_branch import check_two_branches, mix_outputs, unmix_outputs
 
 Gates = Literal["argmax", "sample"]
 Losses = Callable[[Tensor], Tensor]
@@ -31,14 +31,14 @@ Losses = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FlipPlan:
-    """How decisions are flipped: of `samples` examples, `rows` at a time, starting from which gates; `original`: with
-    the gate gradients of the original's form too.
+    """How decisions are flipped: of `samples` examples, `rows` at a time, starting from which gates;
+    `two_branch`: with the gate gradients of both branches too.
     """
 
     samples: int
     rows: int
     gates: Gates = "argmax"
-    original: bool = False
+    two_branch: bool = False
 
 
 def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: Callable[[], None]) -> Flips:
@@ -48,7 +48,8 @@ def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: 
     changes; `shown` is called after each of these.
 
     Raises:
-        UserError: the run's strategy decides nothing, the shards have no answers, or the run has no original form.
+        UserError: the run's strategy decides nothing, the shards have no answers, or its model has no two_branch gate
+            gradients.
     """
     tying, strategy = restored.model.tying, restored.config.adapt.strategy
     if not tying.decisions:
@@ -56,9 +57,9 @@ def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: 
     if not shards.manifest.answered:
         raise UserError(f"'{shards.address}' has no answers, so there is no loss to compare: name other --shards.")
     model = restored.model.to(device()).eval()
-    choose_weights(model.base)  # a run may have trained in the original's form
-    if plan.original:
-        check_has_original_form(model.anatomy, tying)
+    unmix_outputs(model.base)  # those of a run that was trained by two branches
+    if plan.two_branch:
+        check_two_branches(model.base, model.anatomy, tying)
     own = shards.for_stream()
     reader = open_reader(own, StopAtBad(), BatchMemory(1))
     numbers = spread(plan.samples, shards.num_examples)
@@ -69,8 +70,8 @@ def flip_decisions(restored: Restored, shards: ShardSet, plan: FlipPlan, shown: 
             questions += [question.question_id for question in batch.questions]
             gates_BD = decided(model, batch, plan.gates)
             flips = flipped(model, restored.task, batch, gates_BD, shown)
-            if plan.original:
-                flips["original_ND"] = original_gradient(model, restored.task, batch, gates_BD)
+            if plan.two_branch:
+                flips["two_branch_ND"] = two_branch_gradient(model, restored.task, batch, gates_BD)
             found.append(flips)
     finally:
         reader.close()
@@ -124,13 +125,13 @@ def flipped(
     }
 
 
-def original_gradient(model: AdaptiveModel, task: Task, batch: TaskBatch, gates_BD: Tensor) -> Tensor:
-    """The gate gradient [B, L] that the original's form of `model` gives."""
+def two_branch_gradient(model: AdaptiveModel, task: Task, batch: TaskBatch, gates_BD: Tensor) -> Tensor:
+    """The gate gradient [B, L] of `model` where it computes both branches."""
     mix_outputs(model.base, model.anatomy, model.holder)
     try:
         return _gradient(_losses(model, task, batch), gates_BD)[:, _live(model.tying)]
     finally:
-        choose_weights(model.base)
+        unmix_outputs(model.base)
 
 
 def _losses(model: AdaptiveModel, task: Task, batch: TaskBatch) -> Losses:

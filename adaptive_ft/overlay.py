@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from adaptive_ft.errors import UserError
 from adaptive_ft.refusals import check_own_forward
 
 _LAID: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
@@ -21,13 +22,24 @@ class Overlay(nn.Module):
         return _blank, type(self).__bases__, self.__dict__
 
 
-def lay_over(module: Any, overlay: type[Overlay], name: str, **attributes: Any) -> None:
-    """Let the forward of `overlay`, with these attributes, run in the place of `module`'s. `name` is for messages.
+def check_bare(module: nn.Module, overlay: type[Overlay], name: str) -> None:
+    """Refuse a module that `overlay` cannot be laid over; `name` is for the message.
 
-    Raises UserError for a module whose class's forward is not what runs.
+    Raises:
+        UserError: its class's forward is not what runs, or it has an attribute of the overlay's name.
     """
     check_own_forward(module, name)
-    vars(module).update(attributes, name=name)
+    taken = sorted(attribute for attribute in overlay.__annotations__ if hasattr(module, attribute))
+    if taken:
+        raise UserError(
+            f"{name}, a {type(module).__name__}, has an attribute '{taken[0]}' of its own, by which its gates would be"
+            " found: rename it."
+        )
+
+
+def lay_over(module: Any, overlay: type[Overlay], **attributes: Any) -> None:
+    """Let the forward of `overlay`, with these attributes, run in the place of `module`'s; `check_bare` comes first."""
+    vars(module).update(attributes)
     module.__class__ = _laid_class(overlay, type(module))
 
 

@@ -13,14 +13,14 @@ from adaptive_ft.layers import GatedLayerNorm, GatedLeaf, GatedLinear
 from adaptive_ft.low_rank import MakeLinear, linear_form
 from adaptive_ft.models import Anatomy, Leaf
 from adaptive_ft.models.config_sizes import resize
-from adaptive_ft.original_form import check_has_original_form, choose_weights, mix_outputs
-from adaptive_ft.overlay import lift
-from adaptive_ft.refusals import check_leaf, check_own_forward
+from adaptive_ft.overlay import check_bare, lift
+from adaptive_ft.refusals import check_leaf
 from adaptive_ft.strategies import BLOCK, FROZEN, Tying
+from adaptive_ft.two_branch import check_two_branches, mix_outputs, unmix_outputs
 
 # With it transformers' `init_weights` passes a module over; a new module without it would get random weights there.
 INITIALISED = "_is_hf_initialized"
-GateGradient = Literal["first_order", "original"]
+GateGradient = Literal["first_order", "two_branch"]
 
 
 class Gating(Protocol):
@@ -47,14 +47,11 @@ def is_gated(model: nn.Module) -> bool:
 
 
 def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None, gate_gradient: GateGradient) -> Gating:
-    """The gating of a strategy's unit. Raises UserError for a rank of deltas where there are none, and for the
-    original's gate gradient where there is no original form.
-    """
-    if gate_gradient == "original":
-        check_has_original_form(anatomy, tying)
-        return AtMixedModules(anatomy, tying.index, linear_form(delta_rank))
+    """The gating of a strategy's unit. Raises UserError for a rank of deltas where there are none."""
+    if gate_gradient == "two_branch":
+        return InTwoBranches(anatomy, tying, linear_form(delta_rank))
     if tying.unit is not BLOCK:
-        return AtLeaves(anatomy, tying.index, linear_form(delta_rank))
+        return AtLeaves(anatomy, tying, linear_form(delta_rank))
     if delta_rank is not None:
         raise UserError(
             f"delta_rank {delta_rank} has no meaning for a strategy that trains the layers themselves; leave it out."
@@ -65,8 +62,8 @@ def gating(anatomy: Anatomy, tying: Tying, delta_rank: int | None, gate_gradient
 class AtLeaves:
     """Gates that choose each leaf's weights, pretrained or tuned."""
 
-    def __init__(self, anatomy: Anatomy, index: Sequence[int], make_linear: MakeLinear) -> None:
-        self.anatomy, self.index, self.make_linear = anatomy, index, make_linear
+    def __init__(self, anatomy: Anatomy, tying: Tying, make_linear: MakeLinear) -> None:
+        self.anatomy, self.tying, self.make_linear = anatomy, tying, make_linear
         self.with_deltas = frozenset(leaf.path for leaf in anatomy.leaves)
 
     def frozen_weights(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -75,7 +72,7 @@ class AtLeaves:
 
     def wrap(self, model: nn.Module, holder: GateHolder) -> None:
         """Gated leaves where something may be tuned."""
-        wrap(model, self.anatomy.leaves, self.index, holder, self.make_linear)
+        wrap(model, self.anatomy.leaves, self.tying.index, holder, self.make_linear)
 
     def unload(self, model: nn.Module) -> None:
         """Every leaf as pretrained."""
@@ -86,17 +83,18 @@ class AtLeaves:
         unwrap(model, self.anatomy.leaves, gates_C)
 
 
-class AtMixedModules(AtLeaves):
-    """Gates at leaves, in modules that mix the outputs of both their copies while a gate gradient is asked for."""
+class InTwoBranches(AtLeaves):
+    """Gates at leaves, in modules that compute both branches while a gate gradient is asked for."""
 
     def wrap(self, model: nn.Module, holder: GateHolder) -> None:
-        """Gated leaves, and the modules that hold them as the original has them."""
+        """Gated leaves, in the modules that the original mixes. A refusal leaves all as it was."""
+        check_two_branches(model, self.anatomy, self.tying)
         super().wrap(model, holder)
         mix_outputs(model, self.anatomy, holder)
 
     def merge(self, model: nn.Module, gates_C: Tensor) -> None:
         """Each component tuned (1) or as pretrained (0), in plain modules."""
-        choose_weights(model)
+        unmix_outputs(model)
         super().merge(model, gates_C)
 
 
@@ -115,7 +113,7 @@ class AtBlocks:
     def wrap(self, model: nn.Module, holder: GateHolder) -> None:
         """Every layer may be skipped. A refusal of one layer leaves all as they were."""
         for block in self.anatomy.blocks:
-            check_own_forward(model.get_submodule(block.path), block.path)
+            check_bare(model.get_submodule(block.path), BypassBlock, block.path)
         for block in self.anatomy.blocks:
             bypass(model.get_submodule(block.path), holder, block.column, tuple(block.streams), block.path)
 

@@ -39,7 +39,7 @@ def test_a_folder_and_back(tmp_path: Path) -> None:
 def test_every_option_goes_through_a_folder(tmp_path: Path) -> None:
     """Also those that will be added: each has another value than its default here, or this fails."""
     policy = PolicyConfig("mirror", 0.25, 5, 6, 3, 2, 2, 4, 7, False)
-    config = AdaptiveConfig("specific_k", (1,), policy, 2.5, "global", 0.5, 0.25, 4, "original")
+    config = AdaptiveConfig("specific_k", (1,), policy, 2.5, "global", 0.5, 0.25, 4, "two_branch")
     for options, defaults in ((config, AdaptiveConfig()), (policy, PolicyConfig())):
         same = [name for name, value in vars(options).items() if value == getattr(defaults, name)]
         assert same == []

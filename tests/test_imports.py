@@ -19,7 +19,7 @@ STOREYS: tuple[tuple[str, ...], ...] = (
     ("gates", "components", "independent_policy", "refusals", "overlay"),
     ("losses", "strategies", "layers", "bypass", "low_rank", "pooled_inputs"),
     ("models", "policy"),
-    ("original_form",),
+    ("two_branch",),
     ("hub", "adaptive_files", "policy_log", "outputs", "wrapping"),
     ("adaptive_config", "decider"),
     ("pretrained",),

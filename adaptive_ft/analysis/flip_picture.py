@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adaptive_ft.analysis.drawing import FAINT, INK, NORMAL, SMALL, TRAIN_COLOUR, empty_figure, plain_axis
-from adaptive_ft.analysis.flips import ALL, ORIGINAL, PREDICTED, TRUE, Agreement, Flips, Floats
+from adaptive_ft.analysis.flips import ALL, PREDICTED, TRUE, TWO_BRANCH, Agreement, Flips, Floats
 
-_PREDICTED_BY = {PREDICTED: "predicted: (1 − 2g) dL/dg", ORIGINAL: "predicted by the original's form"}
+_PREDICTED_BY = {PREDICTED: "predicted: (1 − 2g) dL/dg", TWO_BRANCH: "predicted by both branches"}
 
 
 def predicted_and_true(flips: Flips) -> Figure:

@@ -21,7 +21,7 @@ from adaptive_ft.strategies import Tying
 Floats = NDArray[np.float64]
 
 ALL = "all"
-PREDICTED, ORIGINAL, TRUE = "predicted", "original", "true"
+PREDICTED, TWO_BRANCH, TRUE = "predicted", "two_branch", "true"
 # The last words of a component's part, as people say it.
 _PARTS = {"attention.output": "attention output", "ffn.in": "FFN in", "ffn.out": "FFN out"}
 _SUBLAYERS = {"attention": "attention", "ffn": "FFN"}
@@ -50,7 +50,7 @@ class Flips:
     """What flipping each live decision of each sample alone does to that sample's loss.
 
     `names` and `kinds` [D] are those of the decisions, `question_ids` and `losses_N` those of the samples.
-    `original_ND` is the gradient that the original's form of the model gives, where it was asked for.
+    `two_branch_ND` is the gradient of a model that computes both branches, where it was asked for.
     """
 
     question_ids: Sequence[int]
@@ -60,14 +60,14 @@ class Flips:
     gates_ND: Floats
     gradient_ND: Floats
     change_ND: Floats
-    original_ND: Floats | None = None
+    two_branch_ND: Floats | None = None
 
     @property
     def changes(self) -> dict[str, Floats]:
-        """The change [N, D] that each way tells: PREDICTED and ORIGINAL (1 - 2 g) dL/dg, TRUE from forward passes."""
+        """The change [N, D] that each way tells: PREDICTED and TWO_BRANCH (1 - 2 g) dL/dg, TRUE from forward passes."""
         direction_ND = 1 - 2 * self.gates_ND
-        original = {} if self.original_ND is None else {ORIGINAL: direction_ND * self.original_ND}
-        return {PREDICTED: direction_ND * self.gradient_ND, **original, TRUE: self.change_ND}
+        two_branch = {} if self.two_branch_ND is None else {TWO_BRANCH: direction_ND * self.two_branch_ND}
+        return {PREDICTED: direction_ND * self.gradient_ND, **two_branch, TRUE: self.change_ND}
 
     def by_kind(self) -> dict[str, dict[str, Floats]]:
         """The changes [N, K] of all pairs, and of those of each kind where there are several."""

@@ -13,7 +13,7 @@ import torch
 from tyro.conf import Positional
 
 from adaptive_ft.analysis.flip_picture import correlations, predicted_and_true
-from adaptive_ft.analysis.flips import ORIGINAL, PREDICTED, TRUE, Flips
+from adaptive_ft.analysis.flips import PREDICTED, TRUE, TWO_BRANCH, Flips
 from adaptive_ft.analysis.pictures import save_figure
 from adaptive_ft.analysis.repeatable import device_name
 from adaptive_ft.data.reading.choice import open_set
@@ -27,7 +27,7 @@ from adaptive_ft.versions import versions
 from adaptive_ft.whole_files import write_csv, write_whole
 
 NAME = "flips"
-_TOLD = {PREDICTED: "gate gradient", ORIGINAL: "gate gradient of the original's form", TRUE: "true change of the loss"}
+_TOLD = {PREDICTED: "gate gradient", TWO_BRANCH: "gate gradient of two branches", TRUE: "true change of the loss"}
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Command:
     """Examples, spread evenly over the shards; each costs a forward pass per live decision."""
     gates: Gates = "argmax"
     """Flip from the likelier choice of the policy network, or from one drawn as in training."""
-    original: bool = False
-    """Also take the gate gradients of the original's form, which mixes the outputs of both copies of a module (spottune
+    two_branch: bool = False
+    """Also take the gate gradients of two branches, as the original: every module runs frozen and tuned (spottune
     on BERT and its kin, VL-BERT, LXMERT)."""
     batch_size: int = 32
     seed: int = 1
@@ -64,7 +64,7 @@ class Command:
         torch.manual_seed(self.seed)
         batches = -(-min(self.samples, shards.num_examples) // self.batch_size)
         with Progress(NAME, max(1, batches * live)) as progress:
-            plan = FlipPlan(self.samples, self.batch_size, self.gates, self.original)
+            plan = FlipPlan(self.samples, self.batch_size, self.gates, self.two_branch)
             flips = flip_decisions(restored, shards, plan, progress.advance)
         self._write(flips, self._facts(restored, shards, flips))
 

@@ -49,12 +49,12 @@ def test_each_kind_is_judged_by_its_own_pairs(flips: Flips) -> None:
 
 def test_the_original_gradient_is_held_against_both(flips: Flips) -> None:
     """Every two of three, in the summary, in the lines and in a second row of panels."""
-    both = dataclasses.replace(flips, original_ND=2 * flips.gradient_ND)
+    both = dataclasses.replace(flips, two_branch_ND=2 * flips.gradient_ND)
     told = both.summary()["agreement"]
-    assert list(told) == ["predicted_original", "predicted_true", "original_true"]
-    assert told["predicted_original"]["all"]["pearson"] == pytest.approx(1)
-    assert told["original_true"] == {kind: pytest.approx(found) for kind, found in told["predicted_true"].items()}
-    assert [line["original_change"] for line in both.lines()] == [1.0, -0.5, 4.0, -2.0]
+    assert list(told) == ["predicted_two_branch", "predicted_true", "two_branch_true"]
+    assert told["predicted_two_branch"]["all"]["pearson"] == pytest.approx(1)
+    assert told["two_branch_true"] == {kind: pytest.approx(found) for kind, found in told["predicted_true"].items()}
+    assert [line["two_branch_change"] for line in both.lines()] == [1.0, -0.5, 4.0, -2.0]
     assert len(predicted_and_true(both).axes) == 4
 
 

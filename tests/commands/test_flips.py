@@ -42,20 +42,20 @@ def test_a_run_without_decisions_is_refused(ranks: Ranks, tiny: Callable[..., li
         run_command(["flips", str(run.folder.path)])
 
 
-@pytest.mark.parametrize("trained_with", ["first_order", "original"])
-def test_a_run_of_one_decision_per_component_has_an_original_form(
+@pytest.mark.parametrize("trained_with", ["first_order", "two_branch"])
+def test_a_run_of_one_decision_per_component_has_both_branches(
     ranks: Ranks, tiny: Callable[..., list[str]], tmp_path: Path, finished_run: RunFolder, trained_with: str
 ) -> None:
     """Whichever gate gradient trained it. Deltas of three updates are small, so that both tell almost the same."""
     options = ("--adapt.strategy", "spottune", "--adapt.gate_gradient", trained_with)
     run = build(load_run_config(tiny(f"trained-{trained_with}", *options)), ranks)
     Trainer(run).fit()
-    run_command(["flips", str(run.folder.path), "--samples", "4", "--original", "--output", str(tmp_path)])
+    run_command(["flips", str(run.folder.path), "--samples", "4", "--two-branch", "--output", str(tmp_path)])
     told = json.loads((tmp_path / "flips.json").read_text())
     assert told["decisions"] == sum(run.parts.model.tying.live) < len(run.parts.model.decisions)
-    assert 0.9 < told["agreement"]["predicted_original"]["all"]["pearson"] < 1
-    with pytest.raises(UserError, match="take strategy 'spottune'"):
-        run_command(["flips", str(finished_run.path), "--original"])
+    assert 0.9 < told["agreement"]["predicted_two_branch"]["all"]["pearson"] < 1
+    with pytest.raises(UserError, match=r"here \d+ components have \d+ decisions: take strategy 'spottune'"):
+        run_command(["flips", str(finished_run.path), "--two-branch"])
 
 
 def test_a_count_of_nothing_is_refused(finished_run: RunFolder) -> None:
