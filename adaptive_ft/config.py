@@ -170,6 +170,19 @@ def dump_run_config(config: RunConfig) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
 
 
+def dotted_options(config: RunConfig) -> dict[str, Any]:
+    """The single values of a config, as they stand in its YAML, under their dotted names."""
+    return dotted(_plain(dataclasses.asdict(config)))
+
+
+def dotted(section: Any, prefix: str = "") -> dict[str, Any]:
+    """The single values of nested mappings under their dotted names; nothing for what is no mapping."""
+    found: dict[str, Any] = {}
+    for name, value in section.items() if isinstance(section, Mapping) else ():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
 def _words(section: Mapping[str, Any], owner: type, prefix: str, path: Path) -> typing.Iterator[str]:
     kinds = typing.get_type_hints(owner)
     for key, value in section.items():

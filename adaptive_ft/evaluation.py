@@ -138,6 +138,6 @@ class Pass:
             with torch.no_grad():
                 outputs = self.forward(**batch.inputs)
             logits_BA = self.task.logits(outputs)
-            yield batch, logits_BA
             usage.update(outputs.gates, batch.valid_B)
             self.watch(batch, logits_BA, outputs.gates)
+            yield batch, logits_BA

@@ -1,6 +1,5 @@
 """What a person gets from a run, written by rank 0: numbers to the trackers, pictures per epoch, the summary row."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from adaptive_ft.evaluation import Evaluation
 from adaptive_ft.tasks.vqa_accuracy import best_constant_answer
 from adaptive_ft.tracking import ResumePoint, Tracker, open_trackers
 from adaptive_ft.versions import versions
+from adaptive_ft.whole_files import read_json_object
 
 
 class Recorder:
@@ -168,9 +168,8 @@ def sentence(record: Mapping[str, Any]) -> str:
 
 def finished_summary(folder: Path, updates: int) -> dict[str, Any] | None:
     """The summary of a run that has finished with `updates` updates, None while it has not."""
-    path = folder / SUMMARY
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return summary if summary.get("steps") == updates else None
+    summary = read_json_object(folder / SUMMARY)
+    return summary if summary and summary.get("steps") == updates else None
 
 
 def show_outcome(folder: Path) -> None:

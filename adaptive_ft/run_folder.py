@@ -30,7 +30,7 @@ from adaptive_ft.engine.living import ALIVE, refuse_second_run, write_sign
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import DECIDED, canonical
 from adaptive_ft.tracking import TRACKER_ID, keep_tracker_id
-from adaptive_ft.whole_files import read_object, write_whole
+from adaptive_ft.whole_files import read_json_object, write_whole
 
 OPENING = {"config.yaml", "base", "plots", GENERATION, ALIVE}
 
@@ -123,7 +123,7 @@ class RunFolder:
 
     def also_val(self) -> dict[str, Any]:
         """The scores on further validation sets so far, by address; raises UserError where their file is damaged."""
-        return read_object(self.also_val_file) or {}
+        return read_json_object(self.also_val_file) or {}
 
     def write_also_val(self, scores: dict[str, Any]) -> None:
         """Write also_val.json."""
@@ -133,6 +133,10 @@ class RunFolder:
         """Give the run the id by which a tracker knows it, unless it has one."""
         with self.writing(self.path / TRACKER_ID):
             keep_tracker_id(self.path, number)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The run's row in the strategy table, None while it has not finished; raises UserError for a damaged file."""
+        return read_json_object(self.summary_file)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json atomically: its presence says that the run has finished."""

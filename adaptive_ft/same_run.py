@@ -6,7 +6,6 @@ and the best checkpoint are judged on. Learning rates may change on the way, and
 number of ranks and how the batch is cut among them, as long as all of them together take the same batch.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 
 from adaptive_ft.adaptive_files import read_description
 from adaptive_ft.build import Run
-from adaptive_ft.config import RunConfig, dump_run_config
+from adaptive_ft.config import RunConfig, dotted, dotted_options
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.strategies import canonical
@@ -29,7 +28,7 @@ IN_WORDS = {
     "answer_table_sha256": "an answer table (--data.train) with SHA-256",
 }
 # Facts that the first checkpoints do not tell.
-LATER = {"val_data"}
+LATER = {"val_data", "adapt.gate_gradient"}
 # Facts that may change while the product of all of them, the global batch, stays.
 CUTS = {"world_size", "gradient_accumulation_steps"}
 # Options that say where the run lies and how to go on, and so change with every resume.
@@ -56,6 +55,7 @@ def shared_facts(run: Run) -> dict[str, Any]:
         "adapt.strategy": canonical(config.adapt.strategy),
         "adapt.frozen_layers": list(config.adapt.frozen_layers),
         "adapt.delta_rank": config.adapt.delta_rank,
+        "adapt.gate_gradient": config.adapt.gate_gradient,
         **{f"adapt.policy.{name}": value for name, value in policy.items()},
         **{f"losses.{name}": value for name, value in scales.items()},
         "losses.budget_form": config.losses.budget_form,
@@ -137,21 +137,11 @@ def changed_options(folder: RunFolder, config: RunConfig) -> list[str]:
     Options that the file does not hold, for it is older than they are or a person has spoilt it, are passed over.
     """
     try:
-        last = dict(_dotted(yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))))
+        last = dotted(yaml.safe_load(folder.config_file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         last = {}
-    now = _dotted(yaml.safe_load(dump_run_config(config)))
     return [
         f"{name}: {last[name]} -> {value}"
-        for name, value in now
+        for name, value in dotted_options(config).items()
         if name not in PLACE and name in last and last[name] != value
     ]
-
-
-def _dotted(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The single values of nested mappings under their dotted names; nothing for what is no mapping."""
-    for name, value in section.items() if isinstance(section, Mapping) else ():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

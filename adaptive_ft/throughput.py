@@ -31,7 +31,8 @@ class ProductCounter:
 
     FLOPs = sum over layers of 2 rows inputs outputs (1 + [its input has a gradient] + [it trains]), one of a gated
     layer's two weights per row: what the same step of the same model without gates costs. What recomputes activations
-    does not count twice. Attention's own products, embeddings and norms are left out.
+    does not count twice; both branches of two_branch gate gradients count. Attention's own products, embeddings and
+    norms are left out.
     """
 
     def __init__(self, model: nn.Module) -> None:

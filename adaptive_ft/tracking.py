@@ -78,8 +78,9 @@ class JsonLines:
 
     def __init__(self, path: Path, resumed: ResumePoint | None) -> None:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines() if resumed else []
-            write_whole(path, "".join(line + "\n" for line in lines if resumed and _is_kept(line, resumed)))
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _is_kept(line, resumed)] if resumed else []
+            write_whole(path, "".join(line + "\n" for line in kept))
         self.place = path
         self._stream = path.open("a", encoding="utf-8")
 

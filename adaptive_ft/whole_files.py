@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
+"""Files that are there whole or not at all: written under another name, flushed, renamed; and read again."""
 
 import csv
 import io
@@ -35,8 +35,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any
     write_whole(path, text.getvalue())
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds, None where there is no file.
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds, as `write_whole` has left it; None where there is no file.
 
     Raises:
         UserError: it holds something else.
@@ -46,9 +46,9 @@ def read_object(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"'{path}' is not JSON ({error}); it is not what a run writes.") from error
+        raise UserError(f"'{path}' is damaged: it is not JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' is no object; it is not what a run writes.")
+        raise UserError(f"'{path}' is damaged: it holds no JSON object.")
     return content
 
 

@@ -45,7 +45,7 @@ def test_a_further_set_is_judged_by_the_last_weights_and_kept(
     assert judge_further_sets(again, iter)[indomain]["score"] == pytest.approx(scores[indomain]["score"])
     again.folder.also_val_file.write_text("{")
     assert judge_further_sets(again, iter)[val]["score"] == pytest.approx(scores[val]["score"])
-    assert "is not JSON" in capsys.readouterr().out
+    assert "it is not JSON" in capsys.readouterr().out
 
 
 def test_gates_that_are_no_numbers_are_one_sentence(

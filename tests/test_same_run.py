@@ -110,12 +110,13 @@ def test_another_batch_is_refused_with_what_keeps_it(
     [
         ("zero_stage", "with a ZeRO stage (--ds_config) of 2, this run has 0"),
         ("answer_table_sha256", "with an answer table (--data.train) with SHA-256 2, this run has"),
+        ("adapt.gate_gradient", "with --adapt.gate_gradient 2, this run has first_order"),
     ],
 )
-def test_what_no_single_option_says_is_told_in_words(
+def test_what_is_no_option_of_this_run_is_told_in_words(
     fact: str, sentence: str, resumed: Resumed, copied: RunFolder, repository: Path
 ) -> None:
-    """ZeRO stage and answer table come from a JSON and the shards."""
+    """ZeRO stage and answer table come from a JSON and the shards, and its strategy has one gate gradient."""
     path = copied.checkpoints.folder / "step_000003/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), fact: 2}))
     stage = ("--ds_config", str(repository / "ds_configs/zero0.json")) if fact == "zero_stage" else ()
@@ -125,10 +126,10 @@ def test_what_no_single_option_says_is_told_in_words(
 
 
 def test_a_checkpoint_from_before_the_fact_was_kept_is_let_through(resumed: Resumed, copied: RunFolder) -> None:
-    """The first checkpoints do not say which validation data judged them."""
+    """The first checkpoints do not say which validation data judged them, nor how gates got their gradients."""
     path = copied.checkpoints.folder / "step_000003/manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["val_data"]
+    del manifest["val_data"], manifest["adapt.gate_gradient"]
     path.write_text(json.dumps(manifest))
     assert load_checkpoint(resumed()) is not None
 

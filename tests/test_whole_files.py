@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import read_object, whole_file, write_csv, write_whole
+from adaptive_ft.whole_files import read_json_object, whole_file, write_csv, write_whole
 
 
 @pytest.mark.parametrize(("content", "stored"), [("müde\n", "müde\n".encode()), (b"\x00\xff", b"\x00\xff")])
@@ -84,14 +84,12 @@ def test_a_table_is_written_with_its_names(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
-@pytest.mark.parametrize(
-    ("content", "told"), [(b"{", "is not JSON"), (b"\xff", "is not JSON"), (b"[1]", "is no object")]
-)
+@pytest.mark.parametrize(("content", "told"), [(b"{", "not JSON"), (b"\xff", "not JSON"), (b"[1]", "no JSON object")])
 def test_an_object_is_read_or_refused_by_its_name(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "told.json"
-    assert read_object(path) is None
+    assert read_json_object(path) is None
     path.write_text('{"a": 1}')
-    assert read_object(path) == {"a": 1}
+    assert read_json_object(path) == {"a": 1}
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"'{path}' {told}"):
-        read_object(path)
+    with pytest.raises(UserError, match=rf"'{path}' is damaged: .*{told}"):
+        read_json_object(path)

@@ -95,7 +95,7 @@ def compare(recipe: Recipe) -> Comparison:
     runs = recipe.runs()
     finished = [run for run in runs if is_finished(run)]
     if not finished:
-        raise UserError(f"No run in '{recipe.output_dir}' is finished; each one's words are in its logs/.")
+        raise UserError(f"No run in '{recipe.runs_dir}' is finished; see '{recipe.output_dir}/logs'.")
     check_ground(finished)
     costs = load_costs(recipe.output_dir / COST, recipe)
     ratios = costs.relative_to(recipe.reference) if costs and recipe.reference else {}
@@ -116,11 +116,18 @@ def compare(recipe: Recipe) -> Comparison:
         f" share of the layers used), {comparison.validation[0]}.",
         *official_told(comparison),
         constants_told(comparison),
-        *priors_told(prior_scores(recipe)),
+        *_priors_told(recipe),
         _cost_told(recipe, costs.threads if costs else None),
         *([f"Not finished: {', '.join(missing)}."] if missing else []),
     ]
     return replace(comparison, notes=notes)
+
+
+def _priors_told(recipe: Recipe) -> list[str]:
+    try:
+        return priors_told(prior_scores(recipe))
+    except UserError as gone:  # a table can be looked at without its data
+        return [f"What the answers of training alone would score is not known: {gone}"]
 
 
 def _cost_told(recipe: Recipe, threads: int | None) -> str:

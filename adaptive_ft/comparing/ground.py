@@ -1,12 +1,10 @@
 """What the runs of a table stand on: bases and data that are named alike must have been the same ones."""
 
-import json
 from collections.abc import Iterator, Sequence
 
-from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.comparing.recipe import PlannedRun
-from adaptive_ft.comparing.runs import judged_further
 from adaptive_ft.errors import UserError
+from adaptive_ft.run_folder import RunFolder
 
 Named = tuple[str, str, str]
 """An option, its value, and what else it depends on."""
@@ -26,18 +24,19 @@ def check_ground(finished: Sequence[PlannedRun]) -> None:
                 option, name, _ = named
                 raise UserError(
                     f"'{other.folder}' and '{run.folder}' do not belong in one table: '{name}' (--{option}) was"
-                    " something else for each. Remove the runs of the older one, or name another output_dir."
+                    " something else for each. Remove the runs of the older one, or name another place with runs_dir."
                 )
 
 
 def _facts(run: PlannedRun) -> Iterator[tuple[Named, str]]:
     """What the run's folder says that each thing named was; random weights have no name."""
-    summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+    folder = RunFolder(run.folder)
+    summary = folder.summary() or {}
     data, model = run.config.data, run.config.model
     facts: dict[Named, str | None] = {
         ("data.train", data.train, ""): summary.get("train_data"),
         ("data.val", data.val, ""): summary.get("val_data"),
-        **{("data.also_val", place, ""): told.get("data") for place, told in judged_further(run).items()},
+        **{("data.also_val", place, ""): told.get("data") for place, told in folder.also_val().items()},
     }
     if model.name is not None:
         facts["model.name", str(model.name), repr(model)] = summary.get("frozen_sha256")

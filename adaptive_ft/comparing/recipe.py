@@ -1,7 +1,7 @@
 """A comparison as its YAML says: which rows and seeds, on what the runs stand, and on which data they are judged.
 
 output_dir: runs/compare/world        # the tables
-runs: runs/compare/world              # the runs, ROW-seedN; comparisons with the same place share those named alike
+runs_dir: runs/compare/world          # the runs, ROW-seedN; default: output_dir. See docs/compare.md
 config: [recipes/world.yaml]          # options of every run, as with --config: of several files the later wins
 options: {num_train_epochs: 6}        # options of every run, over those of the files
 seeds: [1, 2, 3]
@@ -30,7 +30,7 @@ import torch
 import yaml
 
 from adaptive_ft.checks import check_options
-from adaptive_ft.config import RunConfig, dump_run_config, load_run_config, option_words, yaml_arguments
+from adaptive_ft.config import RunConfig, dotted_options, load_run_config, option_words, yaml_arguments
 from adaptive_ft.errors import UserError, nearest
 
 FILES = "config"
@@ -68,8 +68,7 @@ class Recipe:
 
     path: Path
     output_dir: Path
-    place: Path
-    """Where the runs lie."""
+    runs_dir: Path
     seeds: tuple[int, ...]
     rows: Mapping[str, RunConfig]
     validation: Mapping[str, str]
@@ -87,12 +86,19 @@ class Recipe:
         ]
 
     def _run_config(self, config: RunConfig, name: str, seed: int) -> RunConfig:
-        return dataclasses.replace(config, name=name, output_dir=str(self.place), resume="auto", seed=seed)
+        return dataclasses.replace(config, name=name, output_dir=str(self.runs_dir), resume="auto", seed=seed)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the cost of a step depends on: the rows' options, the plan, ranks and reference."""
-        told = [f"{row}\n{dump_run_config(config)}" for row, config in self.rows.items()]
+        """SHA-256 of what the cost of a step depends on: the rows' options, the plan, ranks and reference.
+
+        Options at their default do not count, so that one that is new in this version changes nothing.
+        """
+        default = dotted_options(RunConfig())
+        told = []
+        for row, config in self.rows.items():
+            own = {name: value for name, value in dotted_options(config).items() if value != default[name]}
+            told.append(repr((row, sorted(own.items()))))
         plan = repr((self.cost, self.ranks, self.reference))
         return hashlib.sha256("\n".join([plan, *told]).encode()).hexdigest()
 
@@ -106,8 +112,8 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     """
     content = _read(path)
     known = {
-        "output_dir": str, "runs": str, FILES: list, "options": dict, "seeds": list, "rows": dict, "validation": dict,
-        "reference": str, "cost": dict, "ranks": int, "jobs": int,
+        "output_dir": str, "runs_dir": str, FILES: list, "options": dict, "seeds": list, "rows": dict,
+        "validation": dict, "reference": str, "cost": dict, "ranks": int, "jobs": int,
     }  # fmt: skip
     _check(content, known, path)
     for key in ("output_dir", "rows"):
@@ -122,7 +128,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     return Recipe(
         path=path,
         output_dir=Path(content["output_dir"]),
-        place=Path(content.get("runs") or content["output_dir"]),
+        runs_dir=Path(content.get("runs_dir") or content["output_dir"]),
         seeds=_seeds(content.get("seeds", [1]), path),
         rows=rows,
         validation=validation or {VAL: next(iter(rows.values())).data.val},

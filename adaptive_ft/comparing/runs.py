@@ -1,9 +1,7 @@
 """The runs of a comparison: which are finished, what is still to be made, and the programs that make it."""
 
 from pathlib import Path
-from typing import Any
 
-from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.comparing.jobs import Job
 from adaptive_ft.comparing.recipe import PlannedRun, Recipe
 from adaptive_ft.config import RunConfig, dump_run_config
@@ -31,21 +29,12 @@ def is_finished(run: PlannedRun) -> bool:
     if changed:
         raise UserError(
             f"'{run.folder}' is a run with other options than the comparison's ({'; '.join(changed)}): remove the"
-            " folder, or name another output_dir."
+            " folder, or name another place with runs_dir."
         )
-    return (run.folder / SUMMARY).is_file() and set(run.config.data.also_val) <= set(judged_further(run))
-
-
-def judged_further(run: PlannedRun) -> dict[str, Any]:
-    """What a run's folder holds about further validation sets, by address; judged one after the other, perhaps not all.
-
-    Raises:
-        UserError: the file is damaged.
-    """
     try:
-        return RunFolder(run.folder).also_val()
-    except UserError as damaged:
-        raise UserError(f"{damaged} Remove it, and the run is judged again.") from damaged
+        return folder.summary_file.is_file() and set(run.config.data.also_val) <= set(folder.also_val())
+    except UserError:  # damaged scores of further sets: the run judges them again
+        return False
 
 
 def training(recipe: Recipe, run: PlannedRun) -> Job:

@@ -1,6 +1,5 @@
 """Figures about a run that has finished, for the trackers it reported to: told beforehand what will not go there."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -46,10 +45,11 @@ def late_trackers(folder: RunFolder) -> list[LateTracker]:
 
     None where there is no run, or one that still goes on, whose later numbers would be struck out.
     """
-    if not (folder.summary_file.is_file() and folder.config_file.is_file()):
+    summary = folder.summary()
+    if summary is None or not folder.config_file.is_file():
         return []
     config = load_run_config(["--config", str(folder.config_file)])
-    step = json.loads(folder.summary_file.read_text(encoding="utf-8"))["steps"]
+    step = summary["steps"]
     asked = [replace(config.tracking, report_to=[name]) for name in config.tracking.report_to]
     return [LateTracker(folder.path, config, tracking, step) for tracking in asked if _is_here(tracking, folder)]
 

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adaptive_ft.comparing import priors
 from adaptive_ft.comparing.priors import prior_scores
 from adaptive_ft.comparing.recipe import load_recipe
 from adaptive_ft.data.reading.choice import all_questions
 from adaptive_ft.data.reading.shard_set import ShardSet
+from adaptive_ft.data.records import Question
+from adaptive_ft.errors import UserError
 from adaptive_ft.tasks.answer_priors import answer_priors
 
 
@@ -34,8 +37,20 @@ def test_it_is_learned_from_the_training_questions(workplace: Path, tmp_path: Pa
 
 
 def test_there_is_none_without_one_training_set(workplace: Path, tmp_path: Path) -> None:
-    """Rows that train on different shards have no common baseline, and shards may be gone when a table is looked at."""
     assert prior_scores(load_recipe(written(tmp_path, workplace, train=str(workplace / "world/target/val")))) == {}
+
+
+def test_there_is_none_where_all_questions_are_of_one_type(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the class of a picture: what would be told is the best constant answer."""
+    question = Question(1, "", "label", "label", (), {"cat": 1.0})
+    monkeypatch.setattr(priors, "all_questions", lambda shards: [question])
+    assert prior_scores(load_recipe(written(tmp_path, workplace))) == {}
+
+
+def test_shards_that_are_gone_are_told(workplace: Path, tmp_path: Path) -> None:
     path = written(tmp_path, workplace)
     path.write_text(path.read_text().replace("target/train", "target/gone"))
-    assert prior_scores(load_recipe(path)) == {}
+    with pytest.raises(UserError, match="target/gone"):
+        prior_scores(load_recipe(path))

@@ -121,7 +121,7 @@ def test_what_is_no_comparison_is_told(tmp_path: Path) -> None:
 def test_runs_may_lie_elsewhere_than_tables(tmp_path: Path) -> None:
     """So that comparisons share those that are named alike."""
     table, runs = tmp_path / "table", tmp_path / "runs"
-    recipe = load_recipe(written(tmp_path, output_dir=str(table), runs=str(runs)))
+    recipe = load_recipe(written(tmp_path, output_dir=str(table), runs_dir=str(runs)))
     assert recipe.output_dir == table
     assert {run.folder.parent for run in recipe.runs()} == {runs}
     assert {run.folder.parent for run in load_recipe(written(tmp_path, output_dir=str(table))).runs()} == {table}

@@ -19,7 +19,7 @@ Tiny = Callable[..., list[str]]
 
 def recipe_of(tmp_path: Path, rows: dict[str, RunConfig]) -> Recipe:
     return Recipe(
-        path=tmp_path / "comparison.yaml", output_dir=tmp_path, place=tmp_path, seeds=(1,), rows=rows,
+        path=tmp_path / "comparison.yaml", output_dir=tmp_path, runs_dir=tmp_path, seeds=(1,), rows=rows,
         validation={"val": "v"}, reference="standard", cost=CostPlan(rounds=2, updates=2), ranks=1, jobs=1,
     )  # fmt: skip
 

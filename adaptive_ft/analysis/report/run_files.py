@@ -22,7 +22,7 @@ from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.components import Component, ComponentMap
 from adaptive_ft.errors import UserError
 from adaptive_ft.strategies import Tying, tie
-from adaptive_ft.whole_files import read_object
+from adaptive_ft.whole_files import read_json_object
 
 CONFIG = "config.yaml"
 EPOCH = "epoch/"
@@ -111,12 +111,12 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(
         folder=folder,
         config=_mapping(folder / CONFIG, (folder / CONFIG).read_text(encoding="utf-8")),
-        summary=read_object(folder / SUMMARY),
+        summary=read_json_object(folder / SUMMARY),
         epochs=[
             {k.removeprefix(EPOCH): v for k, v in records[e].items() if k.startswith(EPOCH)} for e in sorted(records)
         ],
         losses=[(line["step"], line["train/loss"]) for line in lines if "train/loss" in line],
-        also_val=read_object(folder / ALSO_VAL) or {},
+        also_val=read_json_object(folder / ALSO_VAL) or {},
         peak_memory_gib=max(peaks, default=None),
         speed=statistics.median(speeds) if speeds else None,
         start_score=next((line["val/score"] for line in lines if line["step"] == 0 and "val/score" in line), None),

@@ -57,8 +57,8 @@ def test_no_run_folder_is_said_in_one_sentence(tmp_path: Path) -> None:
     [
         ("config.yaml", "a: [", r"config\.yaml cannot be read"),
         ("config.yaml", "- 1", r"config\.yaml holds no settings"),
-        ("summary.json", "{", r"summary\.json' is not JSON"),
-        ("summary.json", "[]", r"summary\.json' is no object"),
+        ("summary.json", "{", r"summary\.json' is damaged: it is not JSON"),
+        ("summary.json", "[]", r"summary\.json' is damaged: it holds no"),
         ("plots/usage_val_epoch02.csv", "layer\nx\n", r"usage_val_epoch02\.csv cannot be read"),
     ],
 )
