@@ -18,7 +18,7 @@ from adaptive_ft.errors import UserError
 FINE_TUNED, PRETRAINED, CONTROL, RANDOM = "fine-tuned", "pretrained", "control", "random"
 """The roles that models play; all but the pretrained one are judges only, unless both ways are measured."""
 FAR = 0.2
-"""A median residual above this, a fifth of what was sought, is told: the small ViT of docs/other_models.md ends at .07 to .09."""
+"""A median residual above this, a fifth of what was sought, is told (docs/other_models.md: .07 to .09)."""
 
 
 def summary(matrices: Matrices, tuned: Mapping[str, float], back: Matrices | None = None) -> dict[str, Any]:
