@@ -21,6 +21,7 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 from adaptive_ft.saving import restore
+from adaptive_ft.tracking import ResumePoint
 from adaptive_ft.trainer import Trainer
 from tests.models.tiny_families import LXMERT
 
@@ -167,7 +168,7 @@ def test_a_resumed_run_has_it_again(tiny: Tiny, ranks: Ranks, tmp_path: Path) ->
     folder.checkpoints.point("latest", folder.checkpoints.tag(3))
     run = build(load_run_config(tiny("cut", *WORDS, *place, "--resume", "auto")), ranks)
     trainer = Trainer(run)
-    assert trainer._resume() == 3
+    assert trainer._resume() == ResumePoint(3)
     assert run.parts.model.global_decisions is not None
     assert run.parts.model.global_decisions.int().tolist() == first != last
     Trainer(build(load_run_config(tiny("cut", *WORDS, *place, "--resume", "auto")), ranks)).fit()
