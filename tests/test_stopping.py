@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 from torch import Tensor
 
 from adaptive_ft.build import build
@@ -20,7 +21,7 @@ from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
 from adaptive_ft.recorder import Recorder
 from adaptive_ft.run_folder import RunFolder
-from adaptive_ft.tasks.choice import AnswerChoice
+from adaptive_ft.tasks.vqa import VqaTask
 from adaptive_ft.tracking import TRACKER_ID
 from adaptive_ft.trainer import Trainer
 from tests.conftest import REPOSITORY
@@ -208,11 +209,13 @@ def test_what_has_diverged_in_the_answers_so_far_is_not_saved(
     """The run ends for that, not for the request."""
     stop.unlink()
 
-    def no_numbers(task: AnswerChoice, logits_BA: Tensor) -> list[str]:
-        logits_BA.fill_(math.nan)
-        return ["yes"] * len(logits_BA)
+    logits = VqaTask.logits
 
-    monkeypatch.setattr(AnswerChoice, "answers", no_numbers)
+    def no_numbers(task: VqaTask, outputs: Any) -> Tensor:
+        found = logits(task, outputs)
+        return found if found.requires_grad else torch.full_like(found, math.nan)
+
+    monkeypatch.setattr(VqaTask, "logits", no_numbers)
     ask_at(3)
     with pytest.raises(UserError, match="diverged in the evaluation after update 2"):
         fit("diverged", *TWO_EPOCHS)
