@@ -6,7 +6,7 @@ The manifest lists every file of the checkpoint by its SHA-256, so no other chec
 written before the folder takes its name.
 """
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from adaptive_ft.analysis.table import SUMMARY
 from adaptive_ft.engine.checkpoint import BEST, MANIFEST, sha256_of
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
+from adaptive_ft.whole_files import read_json_object
 
 MARK = "exported_from.json"
 
@@ -50,9 +51,7 @@ def check_destination(destination: str | None, folder: RunFolder, total_updates:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """The JSON object in `file`, None where there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    """The JSON object in `file`; None where nothing of this run can be read, whatever else lies there."""
+    with suppress(UserError):
+        return read_json_object(file)
+    return None

@@ -5,12 +5,14 @@ Scores are shares in [0, 1] in summary.json and percent in the table; parameters
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any
+
+from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import read_json_object
 
 SUMMARY = "summary.json"
 _UNKNOWN = "–"
@@ -44,8 +46,6 @@ class Row:
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> Row:
         """The row of a run's summary; raises KeyError for a missing key, ValueError for a value of another type."""
-        if not isinstance(summary, dict):
-            raise ValueError("is no object")
         row = cls(
             name=summary["name"],
             strategy=summary["strategy"],
@@ -81,21 +81,21 @@ def read_rows(folders: Iterable[Path]) -> tuple[list[Row], list[SkippedRun]]:
     rows, skipped = [], []
     for folder in folders:
         try:
-            rows.append(Row.from_summary(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))))
-        except FileNotFoundError:
-            reason = f"no {SUMMARY}: the run has not finished" if folder.is_dir() else "no such folder"
-            skipped.append(SkippedRun(folder, reason))
-        except OSError as error:
-            skipped.append(SkippedRun(folder, f"{SUMMARY} cannot be read: {error.strerror}"))
-        except json.JSONDecodeError as error:
-            skipped.append(SkippedRun(folder, f"{SUMMARY} is not JSON ({error.msg}, line {error.lineno})"))
-        except (UnicodeDecodeError, RecursionError) as error:
-            skipped.append(SkippedRun(folder, f"{SUMMARY} is not JSON ({error})"))
+            rows.append(_read_row(folder))
+        except UserError as error:
+            skipped.append(SkippedRun(folder, str(error).rstrip(".")))
         except KeyError as error:
             skipped.append(SkippedRun(folder, f"{SUMMARY} has no {error.args[0]!r}"))
         except ValueError as error:
             skipped.append(SkippedRun(folder, f"{SUMMARY} {error}"))
     return rows, skipped
+
+
+def _read_row(folder: Path) -> Row:
+    summary = read_json_object(folder / SUMMARY)
+    if summary is None:
+        raise UserError(f"no {SUMMARY}: the run has not finished." if folder.is_dir() else "no such folder.")
+    return Row.from_summary(summary)
 
 
 def markdown_table(rows: Sequence[Row], skipped: Sequence[SkippedRun] = ()) -> str:

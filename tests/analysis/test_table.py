@@ -86,9 +86,9 @@ def test_text_table_is_aligned(folders: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"[]", "summary.json is no object"),
-        (b"\xff", "summary.json is not JSON ('utf-8' codec can't decode byte 0xff"),
-        (b"[" * 100_000, "summary.json is not JSON (maximum recursion depth exceeded"),
+        (b"[]", "summary.json' is damaged: it holds no JSON object"),
+        (b"\xff", "summary.json' is damaged: it is not JSON ('utf-8' codec can't decode byte 0xff"),
+        (b"[" * 100_000, "summary.json' is damaged: it is not JSON (maximum recursion depth exceeded"),
         ({"name": 3}, "summary.json has the name 3"),
         ({"gap": "x"}, "summary.json has the gap 'x'"),
         ({"trainable_parameters": None}, "summary.json has the trainable_parameters None"),
@@ -107,17 +107,18 @@ def test_a_summary_of_another_form_is_told(content: bytes | dict[str, Any], reas
     (folders[1] / "summary.json").mkdir()
     rows, skipped = read_rows(folders[:3])
     assert [row.name for row in rows] == ["frozen"]
-    assert skipped[0].reason.startswith(reason)
-    assert skipped[1].reason == "summary.json cannot be read: Is a directory"
+    assert reason in skipped[0].reason
+    assert skipped[1].reason.endswith("summary.json' cannot be read: Is a directory")
 
 
 def test_runs_without_a_row_are_named(folders: list[Path]) -> None:
     rows, skipped = read_rows(folders)
     assert [row.name for row in rows] == ["spottune-light", "frozen"]
     reasons = {run.folder.name: run.reason for run in skipped}
+    broken = folders[3] / "summary.json"
     assert reasons == {
         "running": "no summary.json: the run has not finished",
-        "broken": "summary.json is not JSON (Expecting value, line 1)",
+        "broken": f"'{broken}' is damaged: it is not JSON (Expecting value: line 1 column 10 (char 9))",
         "old": "summary.json has no 'gap'",
         "missing": "no such folder",
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import read_json_object, write_whole
 
 FILE = "comparison.json"
 FIGURE = "comparison.png"
@@ -35,11 +35,12 @@ def read_table(folder: Path) -> ComparedTable:
         UserError: there is none, or it is not what adaptive-ft compare writes.
     """
     path = folder / FILE
+    text = read_json_object(path)
+    if text is None:
+        raise UserError(f"'{folder}' has no {FILE}: name the output_dir of a comparison.")
     try:
-        table = ComparedTable(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"'{folder}' has no {FILE}: name the output_dir of a comparison.") from None
-    except (ValueError, TypeError) as error:
+        table = ComparedTable(**text)
+    except TypeError as error:
         raise UserError(f"'{path}' is not what adaptive-ft compare writes: {error}.") from error
     drawn = folder / FIGURE
     return replace(table, figure=drawn.read_bytes() if drawn.is_file() else None)

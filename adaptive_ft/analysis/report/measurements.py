@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from adaptive_ft.analysis.invariance_summary import compared_told
 from adaptive_ft.analysis.measurement_folder import IN_RUN_FOLDER
 from adaptive_ft.analysis.report.cards import data_address
 from adaptive_ft.errors import UserError
+from adaptive_ft.whole_files import read_json_object
 
 INVARIANCE_FIGURES = {
     "stir.png": "shared invariances (STIR), layer by layer, inverted on the pretrained model",
@@ -44,10 +44,9 @@ def read_measurement(folder: Path) -> Measurement:
 def _compared(folder: Path) -> str:
     """Figures are shown also where the summary beside them is damaged, or older than the names in it."""
     file = folder / "summary.json"
-    if not file.is_file():
-        return ""
     try:
-        return f"Compared: {compared_told(json.loads(file.read_text(encoding='utf-8'))['compared'])}."
+        summary = read_json_object(file)
+        return "" if summary is None else f"Compared: {compared_told(summary['compared'])}."
     except (ValueError, KeyError, TypeError):
         return (
             f"What was compared is not known: {file} does not say it as adaptive-ft invariance does; the command that"
