@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from adaptive_ft.comparing.recipe import Recipe
-from adaptive_ft.data.reading.choice import all_questions, open_set, open_train_and_val
+from adaptive_ft.data.reading.choice import all_questions, open_set, open_train
 from adaptive_ft.tasks.answer_priors import answer_priors
 
 
@@ -19,8 +19,7 @@ def prior_scores(recipe: Recipe) -> Mapping[str, float]:
     data = next(iter(recipe.rows.values())).data
     if any(row.data.train != data.train for row in recipe.rows.values()):
         return {}
-    train, _ = open_train_and_val(data)
-    priors = answer_priors(all_questions(train))
+    priors = answer_priors(all_questions(open_train(data)))
     if len(priors.by_type) < 2:
         return {}
     sets = {name: all_questions(open_set(address, data)) for name, address in recipe.validation.items()}

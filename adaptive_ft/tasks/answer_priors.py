@@ -1,10 +1,11 @@
 """What answers alone tell: to each question the best answer of its type among others, whatever it asks and shows."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptive_ft.data.records import Question
+from adaptive_ft.tasks.vqa_accuracy import soft_sums
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,19 @@ class AnswerPriors:
         return self.by_type.get(question.question_type, self.overall)
 
 
-def answer_priors(questions: Iterable[Question]) -> AnswerPriors:
+def answer_priors(questions: Sequence[Question]) -> AnswerPriors:
     """The priors of these questions; of equal answers the one that came first. Raises ValueError without answers.
 
     Source: the "per Q-type prior" baseline of Antol et al., arXiv:1505.00468, by the soft score instead of counts.
     """
-    overall: defaultdict[str, float] = defaultdict(float)
-    by_type: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for question in questions:
-        for answer, score in question.scores.items():
-            overall[answer] += score
-            by_type[question.question_type][answer] += score
+    overall = soft_sums(questions)
     if not overall:
         raise ValueError("answer priors need questions with answers: there are none.")
-    return AnswerPriors({kind: _first_best(sums) for kind, sums in by_type.items()}, _first_best(overall))
+    by_type: defaultdict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_type[question.question_type].append(question)
+    sums = {kind: soft_sums(asked) for kind, asked in by_type.items()}
+    return AnswerPriors({kind: _first_best(told) for kind, told in sums.items() if told}, _first_best(overall))
 
 
 def _first_best(sums: Mapping[str, float]) -> str:

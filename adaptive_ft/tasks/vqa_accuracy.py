@@ -234,7 +234,7 @@ def best_constant_answer(
             "the best constant answer needs questions and an answer table, "
             f"got {len(questions)} questions and {len(answer_table)} answers"
         )
-    soft = _soft_sums(questions)
+    soft = soft_sums(questions)
     official = _official_tenths(questions, answer_table, form)
     best = max(answer_table, key=lambda answer: (official[answer] if official else 0, soft.get(answer, 0.0)))
     return ConstantAnswer(
@@ -247,7 +247,8 @@ def best_constant_answer(
     )
 
 
-def _soft_sums(questions: Iterable[Question]) -> dict[str, float]:
+def soft_sums(questions: Iterable[Question]) -> dict[str, float]:
+    """The sum of soft scores of every answer, in the order in which the answers come."""
     sums: dict[str, float] = {}
     for question in questions:
         for answer, score in question.scores.items():

@@ -59,8 +59,7 @@ def open_train_and_val(config: DataConfig) -> tuple[ShardSet, ShardSet]:
     """
     if not (config.train and config.val):
         raise UserError("No shards are named: give the folders with --data.train and --data.val.")
-    train = open_set(config.train, config, logger.warning if config.on_bad == "skip" else None)
-    val = open_set(config.val, config)
+    train, val = open_train(config), open_set(config.val, config)
     if config.blind:
         train, val = train.with_blind(), val.with_blind()
     bad_samples(config, train)
@@ -71,6 +70,14 @@ def open_also_val(config: DataConfig) -> tuple[ShardSet, ...]:
     """The further sets to judge a finished run on; raises UserError as `open_set` does."""
     sets = (open_set(address, config) for address in config.also_val)
     return tuple(shards.with_blind() if config.blind else shards for shards in sets)
+
+
+def open_train(config: DataConfig) -> ShardSet:
+    """The shard set to train on; a shard that was cut short is warned of where damaged samples are skipped.
+
+    Raises UserError as `open_set` does.
+    """
+    return open_set(config.train, config, logger.warning if config.on_bad == "skip" else None)
 
 
 def open_set(address: str, config: DataConfig, on_cut: OnCut | None = None) -> ShardSet:
