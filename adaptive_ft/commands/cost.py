@@ -14,6 +14,7 @@ from adaptive_ft.comparing.step_cost import StepCosts, measure
 from adaptive_ft.embedded import prepare_embedded
 from adaptive_ft.engine.ranks import Ranks, run_ranks
 from adaptive_ft.engine.watchdog import Watchdog
+from adaptive_ft.errors import UserError
 from adaptive_ft.tracking import quiet_libraries
 
 
@@ -31,12 +32,18 @@ class Command:
     def measure_on(self, ranks: Ranks) -> None:
         """Build, time, write cost.json and print (collective)."""
         quiet_libraries()
-        recipe = ranks.together(lambda: load_recipe(self.recipe))
+        recipe = ranks.together(self._recipe)
         with Watchdog(ranks, max(config.rank_timeout for config in recipe.rows.values())) as watch:
             for config in recipe.rows.values():
                 prepare_embedded(config, ranks, watch)
             costs = measure(recipe, ranks, watch)
         ranks.on_main(lambda: _keep(recipe, costs))
+
+    def _recipe(self) -> Recipe:
+        recipe = load_recipe(self.recipe)
+        if recipe.cost.rounds == 0:
+            raise UserError(f"'{self.recipe}' has cost.rounds 0: give the rounds to measure.")
+        return recipe
 
 
 def _keep(recipe: Recipe, costs: StepCosts) -> None:
