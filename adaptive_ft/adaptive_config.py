@@ -28,16 +28,17 @@ class AdaptiveConfig:
     """For specific_k: 0-based numbers of the layers to freeze (LXMERT: language, then region, then cross)."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
-    temperature: float = 5.0
-    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions."""
+    temperature: float = 1.0
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's 5 trains a worse
+    policy (docs/evidence.md)."""
     eval_decisions: EvalDecisions = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
     training decisions, the same for every input, without running the policy network."""
-    gate_grad_fraction: float = 1.0
+    gate_grad_fraction: float = 0.25
     """Share of samples whose gate gradient each component evaluates, above 0 to 1; below 1 it is cheaper and noisier,
-    but unbiased."""
+    but unbiased. Scores do not tell 1 from 0.1 (docs/evidence.md)."""
     final_temperature: float | None = None
-    """Towards which the temperature moves exponentially over the run; default: it stays, as in the original."""
+    """Towards which the temperature moves exponentially over the run; default: it stays."""
     delta_rank: int | None = None
     """Rank of the deltas of linear layers, as LoRA's (biases and LayerNorms keep full ones); default: full deltas.
     gate_grad_fraction has no meaning there: the gate gradient costs next to nothing."""

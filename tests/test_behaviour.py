@@ -91,7 +91,7 @@ def model(request: pytest.FixtureRequest, base: nn.Module) -> AdaptiveModel:
 
 def adapt(base: nn.Module, strategy: str, kind: Any, rank: int | None) -> AdaptiveModel:
     policy = PolicyConfig(kind, embedding_size=8, hidden_size=16)
-    config = AdaptiveConfig(strategy, STRATEGIES[strategy], policy, delta_rank=rank)
+    config = AdaptiveConfig(strategy, STRATEGIES[strategy], policy, gate_grad_fraction=1, delta_rank=rank)
     return get_adaptive_model(copy.deepcopy(base), config).eval()
 
 

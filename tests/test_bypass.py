@@ -38,9 +38,10 @@ class TwoBranches(nn.Module):
         return mixed if isinstance(found, tuple) else mixed[0]
 
 
-def adapt(base: nn.Module, **options: Any) -> AdaptiveModel:
+def adapt(base: nn.Module, gate_grad_fraction: float = 1, **options: Any) -> AdaptiveModel:
     policy = PolicyConfig(embedding_size=4, hidden_size=8)
-    return get_adaptive_model(copy.deepcopy(base), AdaptiveConfig("BlockDrop", policy=policy, **options)).eval()
+    config = AdaptiveConfig("blockdrop", policy=policy, gate_grad_fraction=gate_grad_fraction, **options)
+    return get_adaptive_model(copy.deepcopy(base), config).eval()
 
 
 def two_branches(base: nn.Module, gates_BD: Tensor) -> nn.Module:
@@ -204,7 +205,7 @@ def test_what_needs_a_frozen_half_is_refused() -> None:
     ):
         model(**inputs, policy="frozen")
     with (
-        pytest.raises(UserError, match="'BlockDrop' cannot be disabled: it trains the one copy"),
+        pytest.raises(UserError, match="'blockdrop' cannot be disabled: it trains the one copy"),
         model.disable_adapter(),
     ):
         pass
@@ -216,7 +217,7 @@ def test_what_needs_a_frozen_half_is_refused() -> None:
 def test_attentions_are_refused_and_hidden_states_are_whole(name: str) -> None:
     """A skipped layer has no attentions; its hidden states are what came in."""
     model, inputs = adapt(FAMILIES[name].build()), FAMILIES[name].inputs(3)
-    with pytest.raises(ValueError, match="output_attentions has no meaning for strategy 'BlockDrop'"):
+    with pytest.raises(ValueError, match="output_attentions has no meaning for strategy 'blockdrop'"):
         model(**inputs, output_attentions=True)
     gates_BD = torch.ones(3, len(model.decisions))
     gates_BD[0, 1] = 0

@@ -14,9 +14,10 @@ from adaptive_ft import AdaptiveConfig, AdaptiveModel, PolicyConfig, get_adaptiv
 from tests.models.tiny_families import TINY, WIDTH
 
 
-def adapt(base: nn.Module, **options: Any) -> AdaptiveModel:
+def adapt(base: nn.Module, gate_grad_fraction: float = 1, **options: Any) -> AdaptiveModel:
     policy = PolicyConfig(embedding_size=4, hidden_size=8)
-    return get_adaptive_model(copy.deepcopy(base), AdaptiveConfig("blockdrop", policy=policy, **options)).train()
+    config = AdaptiveConfig("blockdrop", policy=policy, gate_grad_fraction=gate_grad_fraction, **options)
+    return get_adaptive_model(copy.deepcopy(base), config).train()
 
 
 @pytest.fixture

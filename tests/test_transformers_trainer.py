@@ -63,11 +63,13 @@ def examples(count: int) -> list[dict[str, Any]]:
 
 
 def adapted(strategy: str = "spottune") -> AdaptiveModel:
+    """With all gate gradients: the samples of a share are drawn by numbers that the Trainer does not keep."""
     torch.manual_seed(0)
     config = TINY["vit"].config()
     config.num_labels = 3
     policy = PolicyConfig(embedding_size=4, hidden_size=8)
-    return get_adaptive_model(ViTForImageClassification(config), AdaptiveConfig(strategy, policy=policy))
+    options = AdaptiveConfig(strategy, policy=policy, gate_grad_fraction=1)
+    return get_adaptive_model(ViTForImageClassification(config), options)
 
 
 def trainer(model: nn.Module, folder: Path, kind: type[Trainer] = Trainer, **options: Any) -> Trainer:

@@ -23,9 +23,10 @@ ZERO = {"reduce_bucket_size": 20_000, "stage3_param_persistence_threshold": 30}
 
 
 def make_model() -> AdaptiveModel:
+    """With all gate gradients: the samples of a share are other ones on other numbers of ranks."""
     torch.manual_seed(0)
     policy = PolicyConfig(embedding_size=4, hidden_size=8)
-    return get_adaptive_model(LXMERT.build(), AdaptiveConfig("spottune", policy=policy))
+    return get_adaptive_model(LXMERT.build(), AdaptiveConfig("spottune", policy=policy, gate_grad_fraction=1))
 
 
 def ds_config_of(name: str, precision: str, world_size: int, accumulation: int = 1, **zero: Any) -> dict[str, Any]:
