@@ -39,17 +39,24 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     """The object that a JSON file holds, as `write_whole` has left it; None where there is no file.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or cannot be read.
     """
-    if not path.is_file():
-        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged: it is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise UserError(f"'{path}' is damaged: it holds no JSON object.")
     return content
+
+
+def left_by_kill(name: str) -> str:
+    """The regular expression of the temporary files of `name`, itself one: what a kill leaves beside a file."""
+    return rf"\.({name})\.[0-9a-f]{{32}}\.tmp"
 
 
 @contextmanager

@@ -266,7 +266,7 @@ def test_what_was_compared_is_told_beside_the_facts_and_another_name_is_the_same
 
 
 def test_a_folder_that_a_kill_left_before_its_facts_is_taken(tmp_path: Path) -> None:
-    (tmp_path / ".measurement.json.0123.tmp").write_text("{")
+    (tmp_path / f".measurement.json.{'0' * 32}.tmp").write_text("{")
     measured(tmp_path, reader_of(perceptron(1)), reader_of(perceptron(2)))
     assert (tmp_path / "matrices.npz").is_file()
 

@@ -22,16 +22,17 @@ from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.data.records import ImageRecord, PendingImage, told, validate_labelled_picture, validate_record
 from adaptive_ft.data.writing.shard_tar import ShardTar, members_of
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import flush, write_whole
+from adaptive_ft.whole_files import flush, left_by_kill, write_whole
 
 SET_FOLDER = "set"
 _WRITING = ".writing"
-# All that writing a set leaves, as seen from its unfinished folder; write_whole's temporary names begin with a dot.
+_MANIFEST, _RECORD = re.escape(MANIFEST_NAME), r"(shard-\d+|plan)\.json"
+# All that writing a set leaves, as seen from its unfinished folder.
 SHARD_FILES = re.compile(
     rf"({SET_FOLDER}/|shard-\d+\{_WRITING}/)?shard-\d+\.(tar|index\.npy)"
-    rf"|({SET_FOLDER}/)?({re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp)"
+    rf"|({SET_FOLDER}/)?({_MANIFEST}|{left_by_kill(_MANIFEST)})"
     rf"|({SET_FOLDER}/)?{TOKENIZER}/[^/]+"
-    rf"|(shard-\d+|plan)\.json|\.(shard-\d+|plan)\.json\.\d+\.tmp"
+    rf"|{_RECORD}|{left_by_kill(_RECORD)}"
 )
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import left_by_kill, write_whole
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
+_HALF_WRITTEN = re.compile(left_by_kill(".+"))
 
 
 def check_free(folder: Path) -> None:
@@ -65,6 +66,8 @@ def growing_beside(folder: Path, ours: re.Pattern[str], plan: dict[str, Any] | N
             _empty(unfinished)
             if content is not None:
                 write_whole(unfinished / PLAN, content)
+        else:
+            _sweep(unfinished)
         yield unfinished
     finally:
         os.close(descriptor)
@@ -100,6 +103,13 @@ def _empty(unfinished: Path) -> None:
         logger.warning("'%s' was begun by another command, or from other files: it begins anew.", unfinished)
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sweep(unfinished: Path) -> None:
+    """Remove files that a kill left half written: what is gone on with would carry them along."""
+    for path in unfinished.rglob("*"):
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def _ours_beside(folder: Path, ours: re.Pattern[str]) -> Path:
