@@ -85,7 +85,7 @@ def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
     if failed:
         return failed
     failed = run_jobs([training(recipe, run) for run in left], recipe.jobs, "compare")
-    if recipe.measures_cost and load_costs(recipe.output_dir / COST, recipe) is None:
+    if recipe.cost is not None and load_costs(recipe.output_dir / COST, recipe) is None:
         failed += run_jobs([measurement(recipe)], 1, "cost")
     return failed
 
@@ -97,7 +97,7 @@ def compare(recipe: Recipe) -> Comparison:
     if not finished:
         raise UserError(f"No run in '{recipe.runs_dir}' is finished; see '{recipe.output_dir}/logs'.")
     check_ground(finished)
-    costs = load_costs(recipe.output_dir / COST, recipe) if recipe.measures_cost else None
+    costs = load_costs(recipe.output_dir / COST, recipe) if recipe.cost is not None else None
     ratios = costs.relative_to(recipe.reference) if costs and recipe.reference else {}
     rows = [
         ComparedRow(
@@ -131,7 +131,7 @@ def _priors_told(recipe: Recipe) -> list[str]:
 
 
 def _cost_told(recipe: Recipe, threads: int | None) -> str:
-    if not recipe.measures_cost:
+    if recipe.cost is None:
         return "The cost of a step is not measured: the recipe does not ask for it."
     if threads is None:
         return "The cost of a step has not been measured."

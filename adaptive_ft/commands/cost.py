@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from adaptive_ft.comparing.recipe import Recipe, load_recipe
+from adaptive_ft.comparing.recipe import CostPlan, Recipe, load_recipe
 from adaptive_ft.comparing.runs import COST
 from adaptive_ft.comparing.step_cost import StepCosts, measure
 from adaptive_ft.embedded import prepare_embedded
@@ -32,18 +32,20 @@ class Command:
     def measure_on(self, ranks: Ranks) -> None:
         """Build, time, write cost.json and print (collective)."""
         quiet_libraries()
-        recipe = ranks.together(self._recipe)
+        recipe, plan = ranks.together(self._planned)
         with Watchdog(ranks, max(config.rank_timeout for config in recipe.rows.values())) as watch:
             for config in recipe.rows.values():
                 prepare_embedded(config, ranks, watch)
-            costs = measure(recipe, ranks, watch)
+            costs = measure(recipe, plan, ranks, watch)
         ranks.on_main(lambda: _keep(recipe, costs))
 
-    def _recipe(self) -> Recipe:
+    def _planned(self) -> tuple[Recipe, CostPlan]:
         recipe = load_recipe(self.recipe)
-        if recipe.cost.rounds == 0:
-            raise UserError(f"'{self.recipe}' has cost.rounds 0: give the rounds to measure.")
-        return recipe
+        if recipe.cost is None:
+            raise UserError(
+                f"'{self.recipe}' does not say how costs are measured: add cost: {{rounds: 3, updates: 10}}."
+            )
+        return recipe, recipe.cost
 
 
 def _keep(recipe: Recipe, costs: StepCosts) -> None:

@@ -9,7 +9,7 @@ validation:                           # name of a column: shards; the first is j
   shifted: data/world/target/val
   in-domain: data/world/target/val_indomain
 reference: standard                   # the row that the others are held against, and their cost of a step relative to
-cost: {rounds: 3, updates: 10}        # rounds 0: costs are not measured
+cost: {rounds: 3, updates: 10}        # without it costs are not measured
 ranks: 1                              # of every run
 jobs: 2                               # runs at once
 rows:
@@ -42,7 +42,7 @@ VAL = "val"
 
 @dataclass(frozen=True)
 class CostPlan:
-    """How the cost of a step is measured: `updates` timed updates of every row, `rounds` times in turn; 0: not."""
+    """How the cost of a step is measured: `updates` timed updates of every row, `rounds` times in turn."""
 
     rounds: int = 3
     updates: int = 10
@@ -73,7 +73,7 @@ class Recipe:
     rows: Mapping[str, RunConfig]
     validation: Mapping[str, str]
     reference: str | None
-    cost: CostPlan
+    cost: CostPlan | None
     ranks: int
     jobs: int
 
@@ -84,11 +84,6 @@ class Recipe:
             for seed in self.seeds
             for row, config in self.rows.items()
         ]
-
-    @property
-    def measures_cost(self) -> bool:
-        """Whether the table tells what a step costs."""
-        return self.reference is not None and self.cost.rounds > 0
 
     def _run_config(self, config: RunConfig, name: str, seed: int) -> RunConfig:
         return dataclasses.replace(config, name=name, output_dir=str(self.runs_dir), resume="auto", seed=seed)
@@ -136,7 +131,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
         rows=rows,
         validation=validation or {VAL: next(iter(rows.values())).data.val},
         reference=_reference(content.get("reference"), rows, path),
-        cost=_cost_plan(content.get("cost", {}), path),
+        cost=_cost_plan(content, path),
         ranks=ranks,
         jobs=_counted(jobs or content.get("jobs") or _usual_jobs(ranks), "jobs", path),
     )
@@ -219,15 +214,17 @@ def _reference(name: str | None, rows: Mapping[str, RunConfig], path: Path) -> s
     return name
 
 
-def _cost_plan(content: Mapping[str, Any], path: Path) -> CostPlan:
-    _check(content, {field.name: int for field in fields(CostPlan)}, path, "cost.")
-    plan = CostPlan(**content)
-    _counted(plan.rounds, "cost.rounds", path, least=0)
-    _counted(plan.updates, "cost.updates", path)
-    return plan
+def _cost_plan(content: Mapping[str, Any], path: Path) -> CostPlan | None:
+    plan = content.get("cost")
+    if plan is None:
+        return None
+    if content.get("reference") is None:
+        raise UserError(f"'{path}': cost is relative to a row, and there is no reference; name one.")
+    _check(plan, {field.name: int for field in fields(CostPlan)}, path, "cost.")
+    return CostPlan(**{name: _counted(value, f"cost.{name}", path) for name, value in plan.items()})
 
 
-def _counted(number: int, name: str, path: Path, least: int = 1) -> int:
-    if number < least:
-        raise UserError(f"'{path}': {name} is {number}; it must be at least {least}.")
+def _counted(number: int, name: str, path: Path) -> int:
+    if number < 1:
+        raise UserError(f"'{path}': {name} is {number}; it must be at least 1.")
     return number

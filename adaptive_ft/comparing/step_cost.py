@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from adaptive_ft.build import build
-from adaptive_ft.comparing.recipe import Recipe
+from adaptive_ft.comparing.recipe import CostPlan, Recipe
 from adaptive_ft.config import RunConfig
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.engine.watchdog import Watchdog
@@ -64,17 +64,17 @@ def load_costs(path: Path, recipe: Recipe) -> StepCosts | None:
     return StepCosts(**found) if found.get("fingerprint") == recipe.fingerprint else None  # type: ignore[arg-type]
 
 
-def measure(recipe: Recipe, ranks: Ranks, watch: Watchdog) -> StepCosts:
-    """The costs of all rows of a recipe (collective); its base and data are there."""
-    costs = StepCosts(recipe.fingerprint, ranks.world_size, torch.get_num_threads(), recipe.cost.updates)
+def measure(recipe: Recipe, plan: CostPlan, ranks: Ranks, watch: Watchdog) -> StepCosts:
+    """The costs of all rows of a recipe, by its plan (collective); its base and data are there."""
+    costs = StepCosts(recipe.fingerprint, ranks.world_size, torch.get_num_threads(), plan.updates)
     rows = list(recipe.rows)
-    with Progress("cost", recipe.cost.rounds * len(rows), 0, ranks.is_main) as progress:
-        for number in range(recipe.cost.rounds):
+    with Progress("cost", plan.rounds * len(rows), 0, ranks.is_main) as progress:
+        for number in range(plan.rounds):
             for row in rows if number % 2 == 0 else reversed(rows):
                 if row in costs.refused:
                     continue
                 try:
-                    seconds = seconds_of_update(recipe.rows[row], recipe.cost.updates, ranks, watch)
+                    seconds = seconds_of_update(recipe.rows[row], plan.updates, ranks, watch)
                 except UserError as error:
                     costs.refused[row] = str(error)
                     costs.seconds.pop(row, None)  # of earlier rounds: a row counts in all or in none

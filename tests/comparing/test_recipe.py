@@ -27,6 +27,7 @@ def written(place: Path, **changes: Any) -> Path:
         "seeds": [1, 7],
         "validation": {"near": "here/val", "far": "there/val"},
         "reference": "standard",
+        "cost": {"rounds": 2},
         "rows": {"standard": {"adapt": {"strategy": "standard"}}, "last": {"config": str(place / "row.yaml")}},
         **changes,
     }
@@ -44,7 +45,7 @@ def test_a_row_goes_over_what_all_rows_share(tmp_path: Path) -> None:
     assert (last.adapt.strategy, last.per_device_train_batch_size, last.num_train_epochs) == ("last_1", 2, 5)
     assert (standard.per_device_train_batch_size, standard.data.train) == (8, "here/train")
     assert (last.data.val, last.data.also_val) == ("here/val", ("there/val",))
-    assert recipe.cost == CostPlan()
+    assert recipe.cost == CostPlan(rounds=2)
 
 
 def test_every_row_meets_every_seed_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -74,11 +75,9 @@ def test_the_fingerprint_is_that_of_what_a_step_costs(tmp_path: Path) -> None:
     assert load_recipe(written(tmp_path, rows=rows)).fingerprint != plain
 
 
-def test_costs_are_measured_against_a_reference_in_some_round(tmp_path: Path) -> None:
-    """A comparison may have a row that others are held against in the figure alone."""
-    assert load_recipe(written(tmp_path)).measures_cost
-    assert not load_recipe(written(tmp_path, reference=None)).measures_cost
-    assert not load_recipe(written(tmp_path, cost={"rounds": 0})).measures_cost
+def test_a_reference_alone_asks_for_no_costs(tmp_path: Path) -> None:
+    """The other rows are held against it in the figure then."""
+    assert load_recipe(written(tmp_path, cost=None)).cost is None
 
 
 @pytest.mark.parametrize(
@@ -103,13 +102,14 @@ def test_costs_are_measured_against_a_reference_in_some_round(tmp_path: Path) ->
         ({"reference": "standart"}, r"the reference 'standart' is no row\. Did you mean 'standard'\?"),
         ({"ranks": 0}, "ranks is 0"),
         ({"cost": {"updates": 0}}, r"cost\.updates is 0; it must be at least 1"),
-        ({"cost": {"rounds": -1}}, r"cost\.rounds is -1; it must be at least 0"),
+        ({"cost": {"rounds": 0}}, r"cost\.rounds is 0; it must be at least 1"),
+        ({"reference": None}, "cost is relative to a row, and there is no reference"),
         ({"options": {"per_device_train_batch_size": 0}}, "per_device_train_batch_size is 0"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     if "rows" in changes:
-        changes = {"reference": None, **changes}
+        changes = {"reference": None, "cost": None, **changes}
     with pytest.raises(UserError, match=sentence):
         load_recipe(written(tmp_path, **changes))
 

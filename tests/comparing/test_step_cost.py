@@ -15,12 +15,13 @@ from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
 
 Tiny = Callable[..., list[str]]
+PLAN = CostPlan(rounds=2, updates=2)
 
 
 def recipe_of(tmp_path: Path, rows: dict[str, RunConfig]) -> Recipe:
     return Recipe(
         path=tmp_path / "comparison.yaml", output_dir=tmp_path, runs_dir=tmp_path, seeds=(1,), rows=rows,
-        validation={"val": "v"}, reference="standard", cost=CostPlan(rounds=2, updates=2), ranks=1, jobs=1,
+        validation={"val": "v"}, reference="standard", cost=PLAN, ranks=1, jobs=1,
     )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def test_every_row_is_measured_in_every_round_there_and_back(
     monkeypatch.setattr(step_cost, "seconds_of_update", noted)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "own"))
     (tmp_path / "own").mkdir()
-    costs = measure(recipe_of(tmp_path, rows), ranks, Watchdog(ranks, 600))
+    costs = measure(recipe_of(tmp_path, rows), PLAN, ranks, Watchdog(ranks, 600))
     assert order == ["standard", "spottune_block", "last_99", "spottune_block", "standard"]
     assert {name: len(seconds) for name, seconds in costs.seconds.items()} == {"standard": 2, "block": 2}
     assert all(second > 0 for seconds in costs.seconds.values() for second in seconds)
@@ -65,7 +66,7 @@ def test_a_row_refused_in_a_later_round_has_no_cost(
 
     monkeypatch.setattr(step_cost, "seconds_of_update", measured)
     rows = {"standard": RunConfig(), "other": RunConfig()}
-    costs = measure(recipe_of(tmp_path, rows), ranks, Watchdog(ranks, 600))
+    costs = measure(recipe_of(tmp_path, rows), PLAN, ranks, Watchdog(ranks, 600))
     assert costs.relative_to("standard") == {"standard": [1, 1]}
     assert costs.refused == {"other": "no room"}
 
