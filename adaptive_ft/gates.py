@@ -49,7 +49,6 @@ class GateHolder:
         self._claims = set(claims)
         self._plan: GatePlan | None = None
         self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
-        self._constants: dict[float, tuple[Tensor, GatePlan]] = {}
         self._splits: list[Split] = []
         self._draws = Draws()
         self.seed(torch.initial_seed())
@@ -85,7 +84,7 @@ class GateHolder:
         """
         fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
         self._plan = self._planned(gates_BC, fraction)
-        self._constants, self._splits = {}, []
+        self._splits = []
         self._num_set += 1
         new = self._plan.num_faulty
         self._num_faulty = new if self._num_faulty is None else self._num_faulty + new
@@ -165,13 +164,8 @@ class GateHolder:
     @contextmanager
     def constant(self, start: int, stop: int, gate: float) -> Iterator[None]:
         """Inside, the modules of the columns start:stop find this one gate for all samples, without a gradient."""
-        before = self._groups[start, stop]
-        assert self._plan is not None
-        if gate not in self._constants:  # one plan serves all modules of a step
-            gates_BC = torch.full((self._plan.batch, self._plan.num_components), gate, device=before[0].device)
-            self._constants[gate] = gates_BC, plan_gates(gates_BC)
-        gates_BC, plan = self._constants[gate]
-        self._groups[start, stop] = gates_BC[:, start:stop], plan.columns(start, stop)
+        gates_BC, plan = before = self._groups[start, stop]
+        self._groups[start, stop] = torch.full_like(gates_BC, gate), plan.constant(gate)
         try:
             yield
         finally:

@@ -54,7 +54,7 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def left_by_kill(name: str) -> str:
+def left_by_kill_pattern(name: str) -> str:
     """The regular expression of the temporary files of `name`, itself one: what a kill leaves beside a file."""
     return rf"\.({name})\.[0-9a-f]{{32}}\.tmp"
 

@@ -91,7 +91,7 @@ def model(request: pytest.FixtureRequest, base: nn.Module) -> AdaptiveModel:
 
 def adapt(base: nn.Module, strategy: str, kind: Any, rank: int | None) -> AdaptiveModel:
     policy = PolicyConfig(kind, embedding_size=8, hidden_size=16)
-    config = AdaptiveConfig(strategy, STRATEGIES[strategy], policy, gate_grad_fraction=1, delta_rank=rank)
+    config = AdaptiveConfig(strategy, STRATEGIES[strategy], policy, delta_rank=rank)
     return get_adaptive_model(copy.deepcopy(base), config).eval()
 
 
@@ -264,7 +264,7 @@ def test_one_step_moves_only_what_trains_and_saving_brings_it_back(
 
 @TWO_HALVES
 def test_gradients_equal_the_two_branch_reference(model: AdaptiveModel, base: nn.Module) -> None:
-    model.double()
+    model.double().holder.gate_grad_fraction = 1  # as many as the reference evaluates
     learn(model)
     decisions_BD = torch.randint(0, 2, (6, len(model.decisions))).double()
     inputs, weights_BA = make_inputs(6, torch.float64), torch.randn(6, 7, dtype=torch.float64)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import left_by_kill, write_whole
+from adaptive_ft.whole_files import left_by_kill_pattern, write_whole
 
 IN_RUN_FOLDER = "invariance"
 """Its name where a run's folder holds it."""
@@ -108,7 +108,7 @@ class MeasurementFolder:
 
 def _is_foreign(path: Path) -> bool:
     """Not the facts themselves, which a kill left under the name they are written by."""
-    return not re.fullmatch(left_by_kill(re.escape(_FACTS)), path.name)
+    return not re.fullmatch(left_by_kill_pattern(re.escape(_FACTS)), path.name)
 
 
 def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -81,7 +81,11 @@ def read_rows(folders: Iterable[Path]) -> tuple[list[Row], list[SkippedRun]]:
     rows, skipped = [], []
     for folder in folders:
         try:
-            rows.append(_read_row(folder))
+            summary = read_json_object(folder / SUMMARY)
+            if summary is None:
+                skipped.append(SkippedRun(folder, _missing(folder)))
+            else:
+                rows.append(Row.from_summary(summary))
         except UserError as error:
             skipped.append(SkippedRun(folder, str(error).rstrip(".")))
         except KeyError as error:
@@ -91,11 +95,8 @@ def read_rows(folders: Iterable[Path]) -> tuple[list[Row], list[SkippedRun]]:
     return rows, skipped
 
 
-def _read_row(folder: Path) -> Row:
-    summary = read_json_object(folder / SUMMARY)
-    if summary is None:
-        raise UserError(f"no {SUMMARY}: the run has not finished." if folder.is_dir() else "no such folder.")
-    return Row.from_summary(summary)
+def _missing(folder: Path) -> str:
+    return f"no {SUMMARY}: the run has not finished" if folder.is_dir() else "no such folder"
 
 
 def markdown_table(rows: Sequence[Row], skipped: Sequence[SkippedRun] = ()) -> str:

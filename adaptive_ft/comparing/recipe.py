@@ -92,13 +92,9 @@ class Recipe:
     def fingerprint(self) -> str:
         """SHA-256 of what the cost of a step depends on: the rows' options, the plan, ranks and reference.
 
-        Options at their default do not count, so that one that is new in this version changes nothing.
+        Options at their default count too: another version may have another one.
         """
-        default = dotted_options(RunConfig())
-        told = []
-        for row, config in self.rows.items():
-            own = {name: value for name, value in dotted_options(config).items() if value != default[name]}
-            told.append(repr((row, sorted(own.items()))))
+        told = [repr((row, sorted(dotted_options(config).items()))) for row, config in self.rows.items()]
         plan = repr((self.cost, self.ranks, self.reference))
         return hashlib.sha256("\n".join([plan, *told]).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from adaptive_ft.engine.watchdog import Watchdog
 from adaptive_ft.errors import UserError
 from adaptive_ft.tracking import Progress
 from adaptive_ft.trainer import Trainer
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import read_json_object, write_whole
 
 WARM_UPDATES = 3
 """The first updates allocate what the later ones use again."""
@@ -56,12 +56,14 @@ class StepCosts:
 
 
 def load_costs(path: Path, recipe: Recipe) -> StepCosts | None:
-    """What was measured before, None where nothing was, or other options than the recipe's."""
+    """What was measured before; None where nothing was, with other options than the recipe's, or where the file is
+    damaged: it is measured again then.
+    """
     try:
-        found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = read_json_object(path)
+        return StepCosts(**found) if found and found.get("fingerprint") == recipe.fingerprint else None
+    except (UserError, TypeError):
         return None
-    return StepCosts(**found) if found.get("fingerprint") == recipe.fingerprint else None  # type: ignore[arg-type]
 
 
 def measure(recipe: Recipe, plan: CostPlan, ranks: Ranks, watch: Watchdog) -> StepCosts:

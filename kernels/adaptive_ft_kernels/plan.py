@@ -7,6 +7,7 @@ whose gate gradient is evaluated.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from adaptive_ft_kernels.dispatch import code_for
@@ -44,6 +45,13 @@ class GatePlan:
             self.batch, self.order_CB[chosen], self.num_frozen_C[chosen], self.sampled_CM[chosen], self.num_faulty
         )
 
+    def constant(self, gate: float) -> "GatePlan":
+        """The plan of as many samples and columns where every gate is `gate`, 0 or 1; there is nothing to sort."""
+        order_B = torch.arange(self.batch, dtype=torch.int32, device=self.order_CB.device)
+        order_CB = order_B.repeat(self.num_components, 1)
+        num_frozen_C = torch.full_like(self.num_frozen_C, 0 if gate else self.batch)
+        return GatePlan(self.batch, order_CB, num_frozen_C, _another(order_CB), torch.zeros_like(self.num_faulty))
+
     def fits(self, batch: int, num_components: int) -> None:
         """Raises ValueError unless the plan was made for `batch` samples and `num_components` columns."""
         if (self.batch, self.num_components) != (batch, num_components):
@@ -74,13 +82,17 @@ def plan_gates(gates_BC: Tensor, *, gate_grad_fraction: float = 1.0, draws: Draw
         _refuse(gates_BC)
     batch, num_components = gates_BC.shape
     if gate_grad_fraction == 1:
-        # A view and not the same object: torch.compile refuses one tensor as two arguments of an autograd function.
-        sampled_CM = order_CB.view(order_CB.shape)
+        sampled_CM = _another(order_CB)
     elif draws is None:
         raise ValueError(f"gate_grad_fraction is {gate_grad_fraction}: give the draws it samples with")
     else:
         sampled_CM = draws.samples(batch, num_components, gate_grad_fraction, gates_BC.device)
     return GatePlan(batch, order_CB, num_frozen_C, sampled_CM, num_faulty)
+
+
+def _another(order_CB: Tensor) -> Tensor:
+    """The same samples as another tensor: torch.compile refuses one as two arguments of an autograd function."""
+    return order_CB.view(order_CB.shape)
 
 
 def _refuse(gates_BC: Tensor) -> None:

@@ -1,5 +1,6 @@
 """A comparison's YAML: rows over what all share, run by run as train.py reads it, and mistakes told in one sentence."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ def test_the_fingerprint_is_that_of_what_a_step_costs(tmp_path: Path) -> None:
     assert load_recipe(written(tmp_path, seeds=[3], output_dir="x")).fingerprint == plain
     rows = {"standard": {"adapt": {"strategy": "standard", "delta_rank": 2}}, "last": {}}
     assert load_recipe(written(tmp_path, rows=rows)).fingerprint != plain
+
+
+def test_a_default_that_changes_changes_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs of another version's default were once kept for this one's."""
+    recipe = load_recipe(written(tmp_path))
+    before = recipe.fingerprint
+    changed = {
+        name: replace(row, adapt=replace(row.adapt, gate_grad_fraction=0.1)) for name, row in recipe.rows.items()
+    }
+    monkeypatch.setattr("adaptive_ft.comparing.recipe.RunConfig", lambda: changed["standard"])
+    assert replace(recipe, rows=changed).fingerprint != before
 
 
 def test_a_reference_alone_asks_for_no_costs(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The cost of a step: every row in every round, relative to the reference of its round, kept for the same recipe."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -85,5 +86,6 @@ def test_what_was_measured_is_kept_for_the_same_recipe_alone(tmp_path: Path) -> 
     costs.save(path)
     assert load_costs(path, recipe) == costs
     assert load_costs(path, replace(recipe, cost=CostPlan(rounds=9))) is None
-    path.write_text("{")
-    assert load_costs(path, recipe) is None
+    for damaged in ("{", "[]", json.dumps({"fingerprint": recipe.fingerprint})):
+        path.write_text(damaged)
+        assert load_costs(path, recipe) is None, damaged

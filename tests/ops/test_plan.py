@@ -24,6 +24,18 @@ def test_columns_of_a_plan_are_the_plan_of_the_columns() -> None:
     assert (part.batch, part.num_components) == (6, 4)
 
 
+@pytest.mark.parametrize("gate", [0.0, 1.0])
+def test_a_constant_plan_is_that_of_constant_gates(gate: float) -> None:
+    """Also made from a plan that evaluates a share of the gate gradients."""
+    drawn = plan_gates(torch.rand(6, 10).round(), gate_grad_fraction=0.5, draws=Draws(3))
+    constant, planned = drawn.constant(gate), plan_gates(torch.full((6, 10), gate))
+    for name in ("order_CB", "num_frozen_C", "sampled_CM", "num_faulty"):
+        found, expected = getattr(constant, name), getattr(planned, name)
+        assert torch.equal(found, expected), name
+        assert found.dtype == expected.dtype, name
+    assert constant.batch == 6
+
+
 def test_all_gate_gradients_are_evaluated_unless_a_share_is_asked_for() -> None:
     plan = plan_gates(torch.rand(6, 3).round())
     assert torch.equal(plan.sampled_CM.sort(dim=1).values, torch.arange(6).int().expand(3, 6))

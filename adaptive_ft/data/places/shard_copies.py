@@ -5,6 +5,7 @@ take more than their room.
 import fcntl
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from adaptive_ft.data.format.shard_index import load_index
 from adaptive_ft.data.format.tokenizer_files import TOKENIZER, check_tokenizer
 from adaptive_ft.data.places.remote import RemoteFolder
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import write_whole
+from adaptive_ft.whole_files import left_by_kill_pattern, write_whole
 
 
 class ShardCopies:
@@ -74,8 +75,10 @@ class ShardCopies:
         """Copy a shard, if no other thread or process has done so by its turn; raises what `open` raises."""
         entry, path = self._entries[shard], self.path(shard)
         with one_at_a_time(self._folder / f".{entry.file}.lock", stop):
-            for left in self._folder.glob(f".{entry.file}.*.tmp"):
-                left.unlink(missing_ok=True)  # of a process that was killed: nobody else copies this shard now
+            half_written = re.compile(left_by_kill_pattern(re.escape(entry.file)))
+            for found in self._folder.iterdir():
+                if half_written.fullmatch(found.name):
+                    found.unlink(missing_ok=True)  # of a process that was killed: nobody else copies this shard now
             if not path.is_file():
                 self._make_room(entry.bytes)
                 self.remote.copy(entry.file, path, entry.bytes, entry.sha256, stop)

@@ -22,7 +22,7 @@ from adaptive_ft.data.format.tokenizer_files import TOKENIZER
 from adaptive_ft.data.records import ImageRecord, PendingImage, told, validate_labelled_picture, validate_record
 from adaptive_ft.data.writing.shard_tar import ShardTar, members_of
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import flush, left_by_kill, write_whole
+from adaptive_ft.whole_files import flush, left_by_kill_pattern, write_whole
 
 SET_FOLDER = "set"
 _WRITING = ".writing"
@@ -30,9 +30,9 @@ _MANIFEST, _RECORD = re.escape(MANIFEST_NAME), r"(shard-\d+|plan)\.json"
 # All that writing a set leaves, as seen from its unfinished folder.
 SHARD_FILES = re.compile(
     rf"({SET_FOLDER}/|shard-\d+\{_WRITING}/)?shard-\d+\.(tar|index\.npy)"
-    rf"|({SET_FOLDER}/)?({_MANIFEST}|{left_by_kill(_MANIFEST)})"
+    rf"|({SET_FOLDER}/)?({_MANIFEST}|{left_by_kill_pattern(_MANIFEST)})"
     rf"|({SET_FOLDER}/)?{TOKENIZER}/[^/]+"
-    rf"|{_RECORD}|{left_by_kill(_RECORD)}"
+    rf"|{_RECORD}|{left_by_kill_pattern(_RECORD)}"
 )
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_ft.errors import UserError
-from adaptive_ft.whole_files import left_by_kill, write_whole
+from adaptive_ft.whole_files import left_by_kill_pattern, write_whole
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-_HALF_WRITTEN = re.compile(left_by_kill(".+"))
+_HALF_WRITTEN = re.compile(left_by_kill_pattern(".+"))
 
 
 def check_free(folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_an_origin_that_is_damaged_behind_a_right_hash_is_told_with_both_places(
 
 def test_what_a_killed_process_left_is_removed(server: Server, tmp_path: Path) -> None:
     shards = ShardSet.open_remote(server.address, tmp_path / "cache", ROOMY)
-    left = shards.folder / ".shard-00001.tar.99999.tmp"
+    left = shards.folder / f".shard-00001.tar.{'0' * 32}.tmp"
     left.write_bytes(b"half")
     trained(shards)
     assert not left.exists()
