@@ -29,14 +29,14 @@ class AdaptiveConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
     temperature: float = 1.0
-    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's 5 trains a worse
-    policy (docs/evidence.md)."""
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. On the generated world the
+    original's 5 scored a point less (docs/evidence.md)."""
     eval_decisions: EvalDecisions = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
     training decisions, the same for every input, without running the policy network."""
     gate_grad_fraction: float = 0.25
     """Share of samples whose gate gradient each component evaluates, above 0 to 1; below 1 it is cheaper and noisier,
-    but unbiased. Three seeds of spottune showed no loss of score down to 0.1 (docs/evidence.md)."""
+    but unbiased. On the generated world spottune showed no loss of score down to 0.1 (docs/evidence.md)."""
     final_temperature: float | None = None
     """Towards which the temperature moves exponentially over the run; default: it stays."""
     delta_rank: int | None = None
