@@ -54,6 +54,8 @@ table-clothing: install $(CLOTHING)
 	$(BIN)/adaptive-ft compare recipes/compare/clothing.yaml
 
 $(ASKED)/parts: | $(INSTALLED)
+	@test -n "$(QUESTIONS)" -a -n "$(ANNOTATIONS)" || \
+		{ echo 'error: name the official files: make table-questions QUESTIONS="..." ANNOTATIONS="..."' >&2; exit 2; }
 	$(BIN)/adaptive-ft resplit --output $@ --questions $(QUESTIONS) --annotations $(ANNOTATIONS) \
 		$(if $(COCO_SPLIT),--coco_split $(COCO_SPLIT)) --shares.source 0.6 --shares.val 0.5 --shares.crossing 0.1
 
@@ -69,6 +71,7 @@ $(PARTS): $(ASKED)/%:
 
 data/clothing/val data/clothing/test: | data/clothing/train
 $(CLOTHING): data/clothing/%: | $(INSTALLED)
+	@test -n "$(PHOTOS)" || { echo 'error: name the folder of the photographs: make table-clothing PHOTOS=...' >&2; exit 2; }
 	$(BIN)/adaptive-ft shards --output $@ --pictures $(PHOTOS) --labels $(PHOTOS)/labels.csv \
 		--split $(if $(filter val,$*),validation,$*) $(if $(filter train,$*),,--like data/clothing/train)
 

@@ -30,7 +30,7 @@ from adaptive_ft.analysis.report.page import write_report
 from adaptive_ft.analysis.report.run_files import read_run
 from adaptive_ft.analysis.report.sections import Told
 from adaptive_ft.commands.report import page_made
-from adaptive_ft.comparing.ground import check_ground
+from adaptive_ft.comparing.ground import check_ground, check_sets
 from adaptive_ft.comparing.jobs import Failed, run_jobs
 from adaptive_ft.comparing.priors import prior_scores
 from adaptive_ft.comparing.recipe import PlannedRun, Recipe, load_recipe
@@ -50,7 +50,7 @@ class Command:
     jobs: int | None = None
     """Runs at once; default: the recipe's, else two on a CPU with as many cores, one on a GPU."""
     table_only: bool = False
-    """Start nothing: the table of what is finished."""
+    """Start nothing: print and write the table of what is finished."""
 
     def run(self) -> None:
         """Prepare, run, measure, write; exit code 1 when a run has failed."""
@@ -84,6 +84,7 @@ def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
     failed = run_jobs(preparation(recipe, left), 1, "prepare")
     if failed:
         return failed
+    check_sets(left)
     failed = run_jobs([training(recipe, run) for run in left], recipe.jobs, "compare")
     if recipe.cost is not None and load_costs(recipe.output_dir / COST, recipe) is None:
         failed += run_jobs([measurement(recipe)], 1, "cost")
@@ -95,7 +96,7 @@ def compare(recipe: Recipe) -> Comparison:
     runs = recipe.runs()
     finished = [run for run in runs if is_finished(run)]
     if not finished:
-        raise UserError(f"No run in '{recipe.runs_dir}' is finished; see '{recipe.output_dir}/logs'.")
+        raise UserError(f"No run of '{recipe.path}' is finished in '{recipe.runs_dir}': start it without --table-only.")
     check_ground(finished)
     costs = load_costs(recipe.output_dir / COST, recipe) if recipe.cost is not None else None
     ratios = costs.relative_to(recipe.reference) if costs and recipe.reference else {}
@@ -134,7 +135,7 @@ def _cost_told(recipe: Recipe, threads: int | None) -> str:
     if recipe.cost is None:
         return "The cost of a step is not measured: the recipe does not ask for it."
     if threads is None:
-        return "The cost of a step has not been measured."
+        return f"The cost of a step has not been measured with these rows and options: adaptive-ft cost {recipe.path}"
     return (
         f"Step cost: seconds of an update relative to '{recipe.reference}', median of {recipe.cost.rounds} rounds of"
         f" {recipe.cost.updates} updates, one row after the other on {recipe.ranks} rank(s) of {threads} thread(s)."

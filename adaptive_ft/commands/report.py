@@ -49,7 +49,7 @@ class Command:
             raise UserError("Name run folders: adaptive-ft report runs/*")
         if self.samples < 0 or self.examples < 0:
             raise UserError("--samples and --examples count: give 0 or more.")
-        runs = [read_run(folder) for folder in self.runs]
+        runs = [read_run(folder) for folder in self._folders()]
         output = self.output or Path("report.html" if len(self.runs) > 1 else self.runs[0] / "report.html")
         if not output.parent.is_dir():
             raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
@@ -59,6 +59,14 @@ class Command:
         invariances = self.invariance or self._invariances()
         beside = write_report(told, output, self.examples, page_made(), invariances, table)
         print(f"report     {output}\nbeside it  {beside}")
+
+    def _folders(self) -> list[Path]:
+        """Those that were named, but of several, as by runs/*, those alone that a run has begun."""
+        begun = [folder for folder in self.runs if RunFolder(folder).config_file.is_file()]
+        for folder in self.runs if begun else ():
+            if folder not in begun:
+                print(f"'{folder}' is left out: it is no run folder.", flush=True)
+        return begun or self.runs
 
     def _invariances(self) -> list[Path]:
         """The runs' own measurements that have been finished."""

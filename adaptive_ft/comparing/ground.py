@@ -1,13 +1,37 @@
-"""What the runs of a table stand on: bases and data that are named alike must have been the same ones."""
+"""What the runs of a table stand on: data that can be opened, bases and data that are the same ones if named alike."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from adaptive_ft.comparing.recipe import PlannedRun
+from adaptive_ft.data.reading.choice import open_set, open_train
 from adaptive_ft.errors import UserError
 from adaptive_ft.run_folder import RunFolder
 
 Named = tuple[str, str, str]
 """An option, its value, and what else it depends on."""
+
+
+def check_sets(runs: Sequence[PlannedRun]) -> None:
+    """Open every shard set that `runs` name, once, before hours of work.
+
+    Raises:
+        UserError: sets that cannot be opened, all of them.
+    """
+    trained_on = {run.config.data.train: run.config.data for run in runs}
+    judged_on = {place: run.config.data for run in runs for place in (run.config.data.val, *run.config.data.also_val)}
+    opened = [
+        *(partial(open_train, data) for data in trained_on.values()),
+        *(partial(open_set, place, data) for place, data in judged_on.items()),
+    ]
+    refused = []
+    for open_it in opened:
+        try:
+            open_it()
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError("; ".join(refused))
 
 
 def check_ground(finished: Sequence[PlannedRun]) -> None:

@@ -38,6 +38,7 @@ OWN = ("name", "output_dir", "resume", "stop_file", "seed")
 """Options of a run that the comparison sets."""
 _ROW = re.compile(r"[A-Za-z0-9][\w.+-]*")
 VAL = "val"
+_OF_RUNS = {option.name for option in fields(RunConfig)}
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _check(section: Mapping[str, Any], known: Mapping[str, type], path: Path, prefix: str = "") -> None:
     for key, value in section.items():
         if key not in known:
-            raise UserError(f"'{path}' has an unknown key '{prefix}{key}'.{nearest(str(key), known)}")
+            of_run = " It is an option of runs: give it under 'options'." if key in _OF_RUNS and not prefix else ""
+            raise UserError(f"'{path}' has an unknown key '{prefix}{key}'.{of_run or nearest(str(key), known)}")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise UserError(f"'{path}': '{prefix}{key}' is a {known[key].__name__}, not {value!r}.")
 
@@ -173,9 +175,12 @@ def _row(path: Path, name: str, options: Any, shared: list[str]) -> RunConfig:
     if not isinstance(options, dict):
         raise UserError(f"'{path}': the row '{name}' holds options, not the single value {options!r}.")
     own = {key: value for key, value in options.items() if key != FILES}
-    words = _words({FILES: options.get(FILES, []), "options": own}, "options", path)
-    config = load_run_config([*shared, *words])
-    check_options(config)
+    try:
+        words = _words({FILES: options.get(FILES, []), "options": own}, "options", path)
+        config = load_run_config([*shared, *words])
+        check_options(config)
+    except UserError as error:
+        raise UserError(f"the row '{name}' of '{path}': {error}") from error
     return config
 
 

@@ -70,7 +70,9 @@ def test_a_failed_run_is_told_and_the_others_make_the_table(
 
 
 def test_a_table_of_nothing_is_refused(comparison: Path) -> None:
-    with pytest.raises(UserError, match=r"No run in .* is finished"):
+    with pytest.raises(
+        UserError, match=r"No run of .*comparison\.yaml. is finished in .*: start it without --table-only"
+    ):
         run_command(["compare", str(comparison), "--table-only"])
 
 

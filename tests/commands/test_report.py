@@ -53,6 +53,16 @@ def test_a_run_without_checkpoint_is_reported_as_far_as_it_goes(
     assert sentence.replace("&#39;", "'") in capsys.readouterr().out
 
 
+def test_a_folder_among_several_that_is_no_run_is_left_out(
+    finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As runs/compare is of runs/*; where none of them is a run, that is an error."""
+    Command([tmp_path, finished_run.path], output=tmp_path / "page.html", samples=0).run()
+    assert f"'{tmp_path}' is left out: it is no run folder." in capsys.readouterr().out
+    with pytest.raises(UserError, match="is not a run folder"):
+        Command([tmp_path], output=tmp_path / "page.html", samples=0).run()
+
+
 def test_nothing_is_asked_with_no_samples(finished_run: RunFolder, tmp_path: Path) -> None:
     Command([finished_run.path], output=tmp_path / "page.html", samples=0).run()
     html = (tmp_path / "page.html").read_text(encoding="utf-8")

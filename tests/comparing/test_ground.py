@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_ft.comparing.ground import check_ground
+from adaptive_ft.comparing.ground import check_ground, check_sets
 from adaptive_ft.comparing.recipe import PlannedRun, load_recipe
 from adaptive_ft.errors import UserError
 
@@ -30,6 +30,14 @@ def finish(run: PlannedRun, **facts: str | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "summary.json").write_text(json.dumps({**FACTS, **facts}))
     (run.folder / "also_val.json").write_text(json.dumps({"farther": {"data": facts.get("far", "four")}}))
+
+
+def test_data_that_is_not_there_is_told_before_any_run(runs: list[PlannedRun]) -> None:
+    """All of it in one go, each set once, however many runs name it."""
+    with pytest.raises(UserError) as refused:
+        check_sets(runs)
+    for place in ("train", "val", "farther"):
+        assert str(refused.value).count(f"'{place}'") == 1
 
 
 def test_runs_of_one_base_and_of_another_name_are_a_table(runs: list[PlannedRun]) -> None:

@@ -113,6 +113,8 @@ def test_a_reference_alone_asks_for_no_costs(tmp_path: Path) -> None:
         ({"validation": {"near": None}}, "validation .near. is the address of shards, not None"),
         ({"reference": "standart"}, r"the reference 'standart' is no row\. Did you mean 'standard'\?"),
         ({"ranks": 0}, "ranks is 0"),
+        ({"data": {}}, r"unknown key 'data'\. It is an option of runs: give it under 'options'\."),
+        ({"rows": {"a": {"adapt": {"strategy": "spotune"}}}}, r"the row 'a' of '.*yaml': unknown strategy 'spotune'"),
         ({"cost": {"updates": 0}}, r"cost\.updates is 0; it must be at least 1"),
         ({"cost": {"rounds": 0}}, r"cost\.rounds is 0; it must be at least 1"),
         ({"reference": None}, "cost is relative to a row, and there is no reference"),
