@@ -134,3 +134,22 @@ def test_the_counts_on_the_page_are_those_at_base_size(capsys: pytest.CaptureFix
         vit = ViTForImageClassification(ViTConfig(num_labels=10))
     get_adaptive_model(vit, AdaptiveConfig("spottune")).print_trainable_parameters()
     assert capsys.readouterr().out in (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+
+
+COMMIT = re.compile(r"\b(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7}\b")
+
+
+def test_every_commit_that_the_pages_name_is_in_the_history() -> None:
+    """Numbers of a commit that nobody else has could not be made again."""
+
+    def git(*words: str) -> list[str]:
+        told = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False)
+        return told.stdout.split()
+
+    if git("rev-parse", "--is-shallow-repository") != ["false"]:
+        pytest.skip("the history is not here")
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    named = {commit for page in pages for commit in COMMIT.findall(page.read_text(encoding="utf-8"))}
+    known = {commit[:7] for commit in git("rev-list", "HEAD")}
+    assert len(named & known) > 10
+    assert not named - known
