@@ -29,8 +29,8 @@ class AdaptiveConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
     temperature: float = 1.0
-    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. On the generated world the
-    original's 5 scored a point less (docs/evidence.md)."""
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's is 5; which is
+    better is open (docs/evidence.md)."""
     eval_decisions: EvalDecisions = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
     training decisions, the same for every input, without running the policy network."""

@@ -153,3 +153,28 @@ def test_every_commit_that_the_pages_name_is_in_the_history() -> None:
     known = {commit[:7] for commit in git("rev-list", "HEAD")}
     assert len(named & known) > 10
     assert not named - known
+
+
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)")
+LINKED_PAGES = [
+    REPOSITORY / "README.md",
+    *(p for room in ("docs", "recipes", "slurm") for p in (REPOSITORY / room).rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", LINKED_PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    """As they stand in the clone; addresses elsewhere are not asked."""
+    for place, heading in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in place:
+            continue
+        target = page.parent / place if place else page
+        assert target.exists(), place
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {anchor(line) for line in headings}, f"{place}#{heading}"
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
