@@ -19,7 +19,7 @@ BIN := .venv/bin
 LAUNCH := PATH=$(CURDIR)/$(BIN):$$PATH deepspeed $(if $(RANKS),--num_gpus $(RANKS))
 INSTALLED := .venv/.installed
 
-.PHONY: train table table-small studies table-questions table-clothing test test-cluster check bench invariance install world clean
+.PHONY: train table table-small studies table-questions table-clothing named-questions named-photos test test-cluster check bench invariance install world clean
 
 # The adaptive run, and ordinary fine-tuning of the same base beside it in the result table.
 train: install
@@ -47,15 +47,22 @@ ASKED := data/questions
 PARTS := $(addprefix $(ASKED)/,source_train source_val target_train target_val target_val_indomain)
 CLOTHING := $(addprefix data/clothing/,train val test)
 
-table-questions: install $(PARTS)
+table-questions: named-questions install $(PARTS)
 	$(BIN)/adaptive-ft compare recipes/compare/vqa_blind.yaml
 
-table-clothing: install $(CLOTHING)
+table-clothing: named-photos install $(CLOTHING)
 	$(BIN)/adaptive-ft compare recipes/compare/clothing.yaml
 
-$(ASKED)/parts: | $(INSTALLED)
-	@test -n "$(QUESTIONS)" -a -n "$(ANNOTATIONS)" || \
+# Asked before anything is installed; without them what is there already will do.
+named-questions:
+	@test -d $(ASKED)/parts || test -n "$(QUESTIONS)" -a -n "$(ANNOTATIONS)" || \
 		{ echo 'error: name the official files: make table-questions QUESTIONS="..." ANNOTATIONS="..."' >&2; exit 2; }
+
+named-photos:
+	@test -d data/clothing/test || test -n "$(PHOTOS)" || \
+		{ echo 'error: name the folder of the photographs: make table-clothing PHOTOS=...' >&2; exit 2; }
+
+$(ASKED)/parts: | $(INSTALLED)
 	$(BIN)/adaptive-ft resplit --output $@ --questions $(QUESTIONS) --annotations $(ANNOTATIONS) \
 		$(if $(COCO_SPLIT),--coco_split $(COCO_SPLIT)) --shares.source 0.6 --shares.val 0.5 --shares.crossing 0.1
 
@@ -71,7 +78,6 @@ $(PARTS): $(ASKED)/%:
 
 data/clothing/val data/clothing/test: | data/clothing/train
 $(CLOTHING): data/clothing/%: | $(INSTALLED)
-	@test -n "$(PHOTOS)" || { echo 'error: name the folder of the photographs: make table-clothing PHOTOS=...' >&2; exit 2; }
 	$(BIN)/adaptive-ft shards --output $@ --pictures $(PHOTOS) --labels $(PHOTOS)/labels.csv \
 		--split $(if $(filter val,$*),validation,$*) $(if $(filter train,$*),,--like data/clothing/train)
 

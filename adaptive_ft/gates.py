@@ -50,6 +50,7 @@ class GateHolder:
         self._plan: GatePlan | None = None
         self._groups: dict[Columns, tuple[Tensor, GatePlan]] = {}
         self._splits: list[Split] = []
+        self._constants: dict[tuple[int, float], tuple[Tensor, GatePlan]] = {}
         self._draws = Draws()
         self.seed(torch.initial_seed())
         self._num_faulty: Tensor | None = None
@@ -84,7 +85,7 @@ class GateHolder:
         """
         fraction = self.gate_grad_fraction if gates_BC.requires_grad else 1.0
         self._plan = self._planned(gates_BC, fraction)
-        self._splits = []
+        self._splits, self._constants = [], {}
         self._num_set += 1
         new = self._plan.num_faulty
         self._num_faulty = new if self._num_faulty is None else self._num_faulty + new
@@ -165,7 +166,10 @@ class GateHolder:
     def constant(self, start: int, stop: int, gate: float) -> Iterator[None]:
         """Inside, the modules of the columns start:stop find this one gate for all samples, without a gradient."""
         gates_BC, plan = before = self._groups[start, stop]
-        self._groups[start, stop] = torch.full_like(gates_BC, gate), plan.constant(gate)
+        same = gates_BC.shape[1], gate
+        if same not in self._constants:  # modules of equal width share them for the step
+            self._constants[same] = torch.full_like(gates_BC, gate), plan.constant(gate)
+        self._groups[start, stop] = self._constants[same]
         try:
             yield
         finally:

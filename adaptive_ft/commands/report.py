@@ -1,5 +1,6 @@
 """adaptive-ft report: one HTML page about some runs, finished or not, that needs nothing else; tables beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -50,28 +51,25 @@ class Command:
         if self.samples < 0 or self.examples < 0:
             raise UserError("--samples and --examples count: give 0 or more.")
         runs = [read_run(folder) for folder in self._folders()]
-        output = self.output or Path("report.html" if len(self.runs) > 1 else self.runs[0] / "report.html")
+        output = self.output or Path("report.html" if len(runs) > 1 else runs[0].folder / "report.html")
         if not output.parent.is_dir():
             raise UserError(f"--output '{output}': there is no folder '{output.parent}'.")
         table = read_table(self.comparison) if self.comparison else None
         quiet_libraries()
         told = [self._told(run) for run in runs]
-        invariances = self.invariance or self._invariances()
+        invariances = self.invariance or _invariances(runs)
         beside = write_report(told, output, self.examples, page_made(), invariances, table)
         print(f"report     {output}\nbeside it  {beside}")
 
     def _folders(self) -> list[Path]:
         """Those that were named, but of several, as by runs/*, those alone that a run has begun."""
         begun = [folder for folder in self.runs if RunFolder(folder).config_file.is_file()]
-        for folder in self.runs if begun else ():
-            if folder not in begun:
-                print(f"'{folder}' is left out: it is no run folder.", flush=True)
-        return begun or self.runs
-
-    def _invariances(self) -> list[Path]:
-        """The runs' own measurements that have been finished."""
-        places = [RunFolder(folder).invariance for folder in self.runs]
-        return [place for place in places if any((place / name).is_file() for name in INVARIANCE_FIGURES)]
+        others = [folder for folder in self.runs if folder not in begun]
+        if not begun or not all(folder.is_dir() for folder in others):
+            return self.runs
+        for folder in others:
+            print(f"'{folder}' is left out: it is no run folder.", flush=True)
+        return begun
 
     def _told(self, run: RunFiles) -> Told:
         """A run with what its checkpoint answers, or why it cannot be asked."""
@@ -83,6 +81,12 @@ class Command:
             sentence = f"No examples, and no usage by kind of question: {str(error).rstrip('.')}."
             print(f"{run.name}: {sentence}", flush=True)
             return Told(run, notes=(sentence,))
+
+
+def _invariances(runs: Sequence[RunFiles]) -> list[Path]:
+    """The runs' own measurements that have been finished."""
+    places = [RunFolder(run.folder).invariance for run in runs]
+    return [place for place in places if any((place / name).is_file() for name in INVARIANCE_FIGURES)]
 
 
 def page_made() -> dict[str, str]:

@@ -16,8 +16,10 @@ def check_sets(runs: Sequence[PlannedRun]) -> None:
     """Open every shard set that `runs` name, once, before hours of work.
 
     Raises:
-        UserError: sets that cannot be opened, all of them.
+        UserError: sets that cannot be opened, all of them; or a run that names none.
     """
+    if not all(run.config.data.train and run.config.data.val for run in runs):
+        raise UserError("No shards are named: give data.train under 'options', and validation.")
     trained_on = {run.config.data.train: run.config.data for run in runs}
     judged_on = {place: run.config.data for run in runs for place in (run.config.data.val, *run.config.data.also_val)}
     opened = [
@@ -29,9 +31,9 @@ def check_sets(runs: Sequence[PlannedRun]) -> None:
         try:
             open_it()
         except UserError as error:
-            refused.append(str(error))
+            refused.append(str(error).rstrip("."))
     if refused:
-        raise UserError("; ".join(refused))
+        raise UserError(f"{'; '.join(refused)}.")
 
 
 def check_ground(finished: Sequence[PlannedRun]) -> None:

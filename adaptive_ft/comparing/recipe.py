@@ -38,7 +38,7 @@ OWN = ("name", "output_dir", "resume", "stop_file", "seed")
 """Options of a run that the comparison sets."""
 _ROW = re.compile(r"[A-Za-z0-9][\w.+-]*")
 VAL = "val"
-_OF_RUNS = {option.name for option in fields(RunConfig)}
+_OF_RUNS = {option.name for option in fields(RunConfig)} - set(OWN)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
             raise UserError(f"'{path}' has no '{key}': {'name where the runs go' if key != 'rows' else 'name rows'}.")
     validation = _validation(content.get("validation", {}), path)
     shared = [*_words(content, "options", path), *_validation_words(validation)]
+    check_options(load_run_config(shared))  # so that only what a row adds is told as the row's mistake
     rows = {str(name): _row(path, str(name), options or {}, shared) for name, options in content["rows"].items()}
     ranks = _counted(content.get("ranks", 1), "ranks", path)
     return Recipe(
@@ -180,7 +181,7 @@ def _row(path: Path, name: str, options: Any, shared: list[str]) -> RunConfig:
         config = load_run_config([*shared, *words])
         check_options(config)
     except UserError as error:
-        raise UserError(f"the row '{name}' of '{path}': {error}") from error
+        raise UserError(f"row '{name}': {error}") from error
     return config
 
 
@@ -220,12 +221,13 @@ def _cost_plan(content: Mapping[str, Any], path: Path) -> CostPlan | None:
     if plan is None:
         return None
     if content.get("reference") is None:
-        raise UserError(f"'{path}': cost is relative to a row, and there is no reference; name one.")
+        raise UserError(f"'{path}': cost is relative to a row, and there is no reference: name one, or leave cost out.")
     _check(plan, {field.name: int for field in fields(CostPlan)}, path, "cost.")
-    return CostPlan(**{name: _counted(value, f"cost.{name}", path) for name, value in plan.items()})
+    way_out = " To measure no costs, leave cost out."
+    return CostPlan(**{name: _counted(value, f"cost.{name}", path, way_out) for name, value in plan.items()})
 
 
-def _counted(number: int, name: str, path: Path) -> int:
+def _counted(number: int, name: str, path: Path, way_out: str = "") -> int:
     if number < 1:
-        raise UserError(f"'{path}': {name} is {number}; it must be at least 1.")
+        raise UserError(f"'{path}': {name} is {number}; it must be at least 1.{way_out}")
     return number

@@ -47,6 +47,7 @@ class GatePlan:
 
     def constant(self, gate: float) -> "GatePlan":
         """The plan of as many samples and columns where every gate is `gate`, 0 or 1; there is nothing to sort."""
+        assert gate in (0, 1), gate
         order_B = torch.arange(self.batch, dtype=torch.int32, device=self.order_CB.device)
         order_CB = order_B.repeat(self.num_components, 1)
         num_frozen_C = torch.full_like(self.num_frozen_C, 0 if gate else self.batch)

@@ -76,6 +76,15 @@ def test_a_table_of_nothing_is_refused(comparison: Path) -> None:
         run_command(["compare", str(comparison), "--table-only"])
 
 
+def test_data_that_is_not_there_is_told_before_the_first_run(comparison: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(comparison.read_text())
+    content["validation"]["in-domain"] = str(tmp_path / "gone")
+    comparison.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match=r"there is no folder '.*gone'"):
+        run_command(["compare", str(comparison)])
+    assert not list((tmp_path / "runs").glob("*-seed1"))
+
+
 def test_where_nothing_finishes_each_failure_is_told(comparison: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reason that its log gives, not only that there is no table."""
     failures = [Failed(Job(name, (), Path(f"{name}.log")), 2, f": error: {name} is full") for name in ("disk", "tray")]

@@ -59,6 +59,8 @@ def test_a_folder_among_several_that_is_no_run_is_left_out(
     """As runs/compare is of runs/*; where none of them is a run, that is an error."""
     Command([tmp_path, finished_run.path], output=tmp_path / "page.html", samples=0).run()
     assert f"'{tmp_path}' is left out: it is no run folder." in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"'.*typo' is not a run folder"):
+        Command([finished_run.path, tmp_path / "typo"], output=tmp_path / "page.html", samples=0).run()
     with pytest.raises(UserError, match="is not a run folder"):
         Command([tmp_path], output=tmp_path / "page.html", samples=0).run()
 

@@ -38,6 +38,9 @@ def test_data_that_is_not_there_is_told_before_any_run(runs: list[PlannedRun]) -
         check_sets(runs)
     for place in ("train", "val", "farther"):
         assert str(refused.value).count(f"'{place}'") == 1
+    runs[0].config.data.train = ""
+    with pytest.raises(UserError, match=r"No shards are named: give data\.train under 'options', and validation"):
+        check_sets(runs)
 
 
 def test_runs_of_one_base_and_of_another_name_are_a_table(runs: list[PlannedRun]) -> None:
