@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, as it stands, and the API's tables name what there is.
+"""The pages: every Python block runs as it stands; tables, links and commits name what there is.
 
 The base model that the pages name comes from a hub on this machine: a ViT of as many heads and layers, but narrow.
 """

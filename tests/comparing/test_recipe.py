@@ -175,13 +175,20 @@ def test_the_whole_table_has_every_strategy(monkeypatch: pytest.MonkeyPatch) -> 
     }, "all rows train alike"
 
 
+def test_comparisons_of_one_place_share_the_runs_that_are_named_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of that name with other options would be refused."""
+    monkeypatch.chdir(REPOSITORY)
+    known: dict[Path, RunConfig] = {}
+    runs = [run for path in RECIPES for run in load_recipe(path).runs()]
+    for run in runs:
+        assert known.setdefault(run.folder, run.config) == run.config
+    assert len(known) < len(runs)
+
+
 def test_a_study_may_be_laid_beside_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same epochs, learning rate and data, and other seeds; one place for runs of the same name, which are the
-    same. The rows of a study differ, and both pages name it.
-    """
+    """The same epochs, learning rate and data, and other seeds; the rows of a study differ, and both pages name it."""
     monkeypatch.chdir(REPOSITORY)
     table = load_recipe(Path("recipes/compare/world.yaml"))
-    known: dict[Path, RunConfig] = {}
     compared, evidence = (Path(f"docs/{page}.md").read_text(encoding="utf-8") for page in ("compare", "evidence"))
     for path in STUDIES:
         study = load_recipe(path)
@@ -192,8 +199,6 @@ def test_a_study_may_be_laid_beside_the_whole_table(monkeypatch: pytest.MonkeyPa
             for row in (*study.rows.values(), *table.rows.values())
         }
         assert len(shared) == 1
-        for run in study.runs():
-            assert known.setdefault(run.folder, run.config) == run.config
         assert len({dump_run_config(row) for row in study.rows.values()}) == len(study.rows) > 1
         assert f"| `{path.stem}` |" in compared
         assert f"adaptive-ft compare recipes/compare/{path.name}\n" in evidence
