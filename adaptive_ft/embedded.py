@@ -41,6 +41,8 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # The bases this program makes itself, and the recipes of each: of several the later wins.
 PRETRAINING: dict[str, tuple[str, ...]] = {
     str(BASE): ("world_pretrain.yaml",),
+    "data/base_2": ("world_pretrain.yaml", "bases/second.yaml"),
+    "data/base_3": ("world_pretrain.yaml", "bases/third.yaml"),
     "data/base_small": ("world_pretrain.yaml", "bases/small.yaml"),
     "data/base_vlbert": ("world_vlbert_pretrain.yaml",),
     "data/base_questions": ("questions_pretrain.yaml",),
