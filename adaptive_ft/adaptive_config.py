@@ -29,8 +29,8 @@ class AdaptiveConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
     temperature: float = 5.0
-    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's; at 1 as
-    many points are gained on one base as are lost on another (docs/evidence.md)."""
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's; over
+    four bases neither it nor 1 is shown to be better (docs/evidence.md)."""
     eval_decisions: EvalDecisions = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
     training decisions, the same for every input, without running the policy network."""

@@ -234,8 +234,13 @@ def constants_told(comparison: Comparison) -> str:
     told = []
     for name in comparison.validation:
         told += [f"{name} {constant}" for constant in dict.fromkeys(run.constants[name] for run in runs)]
-    starts = {percent(run.start) for run in runs if run.start is not None}
-    base = f" The pretrained base before training: {', '.join(sorted(starts))} ({comparison.validation[0]})."
+    first: dict[str, str] = {}
+    for row in comparison.rows:
+        for run in row.runs:
+            if run.start is not None:
+                first.setdefault(percent(run.start), row.name)
+    starts = [start if len(first) == 1 else f"{start} of {row}" for start, row in first.items()]
+    base = f" The pretrained base before training: {', '.join(starts)} ({comparison.validation[0]})."
     return f"Best constant answer: {'; '.join(told)}.{base if starts else ''}"
 
 

@@ -132,6 +132,15 @@ def test_what_there_is_to_beat_is_told_once(comparison: Comparison) -> None:
     assert priors_told({}) == []
 
 
+def test_bases_that_differ_are_told_by_the_first_row_of_each(tmp_path: Path) -> None:
+    """In the order of the rows: sorted numbers would be taken for it."""
+    starts = {"b": 0.625, "b_gated": 0.625, "a": 0.5}
+    folders = {row: run_folder(tmp_path, row, 0.9, 0.8, 0.7, start_val_score=start) for row, start in starts.items()}
+    rows = [ComparedRow(row, [seed_run(folder, 1, VALIDATION)]) for row, folder in folders.items()]
+    told = constants_told(Comparison(list(VALIDATION), rows, []))
+    assert told.endswith(" The pretrained base before training: 62.50 of b, 50.00 of a (near).")
+
+
 def test_a_folder_without_a_comparison_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no comparison\.json: name the output_dir"):
         read_table(tmp_path)
