@@ -29,14 +29,14 @@ class AdaptiveConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The network that decides."""
     temperature: float = 5.0
-    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's; over
-    four bases neither it nor 1 is shown to be better (docs/evidence.md)."""
+    """Of the Gumbel softmax in training; it shapes the gradient, not the decisions. The original's; over four
+    bases neither it nor 1 is shown to be better (docs/evidence.md)."""
     eval_decisions: EvalDecisions = "argmax"
     """argmax: no noise, a tie is frozen. sample: noise as in training. global: the majority of the last epoch's
     training decisions, the same for every input, without running the policy network."""
     gate_grad_fraction: float = 0.25
     """Share of samples whose gate gradient each component evaluates, above 0 to 1; below 1 it is cheaper and noisier,
-    but unbiased. On the generated world spottune showed no loss of score down to 0.1 (docs/evidence.md)."""
+    but unbiased. On the generated world shares down to 0.1 cost no more score than seeds differ (docs/evidence.md)."""
     final_temperature: float | None = None
     """Towards which the temperature moves exponentially over the run; default: it stays."""
     delta_rank: int | None = None
