@@ -136,7 +136,11 @@ def _told(shares: Sequence[float], sign: str = "", decimals: int = 2) -> str:
 
 
 def _cost(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f}" if ratios else UNKNOWN
+    """The median round; of several also the least and the most, which on busy cores lie far apart."""
+    if not ratios:
+        return UNKNOWN
+    rounds = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.2f}{rounds}"
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -234,14 +238,18 @@ def constants_told(comparison: Comparison) -> str:
     told = []
     for name in comparison.validation:
         told += [f"{name} {constant}" for constant in dict.fromkeys(run.constants[name] for run in runs)]
-    first: dict[str, str] = {}
-    for row in comparison.rows:
-        for run in row.runs:
-            if run.start is not None:
-                first.setdefault(percent(run.start), row.name)
-    starts = [start if len(first) == 1 else f"{start} of {row}" for start, row in first.items()]
+    starts = _starts(comparison.rows)
     base = f" The pretrained base before training: {', '.join(starts)} ({comparison.validation[0]})."
     return f"Best constant answer: {'; '.join(told)}.{base if starts else ''}"
+
+
+def _starts(rows: Sequence[ComparedRow]) -> list[str]:
+    """What the bases score before training; of several, each with the first row that stands on it."""
+    started = [(percent(run.start), row.name) for row in rows for run in row.runs if run.start is not None]
+    first: dict[str, str] = {}
+    for start, row in started:
+        first.setdefault(start, row)
+    return list(first) if len(first) == 1 else [f"{start} of {row}" for start, row in first.items()]
 
 
 def priors_told(scores: Mapping[str, float]) -> list[str]:

@@ -81,7 +81,10 @@ class Command:
 def make(recipe: Recipe, left: list[PlannedRun]) -> list[Failed]:
     """Everything that is not there yet: data and bases, the runs, the cost of a step; what failed of it."""
     print(f"{len(recipe.runs()) - len(left)} of {len(recipe.runs())} runs are finished", flush=True)
-    failed = run_jobs(preparation(recipe, left), 1, "prepare")
+    preparing = preparation(recipe, left)
+    for job in preparing:
+        print(f"{job.name}, once: its progress is in {job.log}", flush=True)
+    failed = run_jobs(preparing, 1, "prepare")
     if failed:
         return failed
     check_sets(left)
@@ -111,6 +114,7 @@ def compare(recipe: Recipe) -> Comparison:
     comparison = Comparison(list(recipe.validation), rows, reference=recipe.reference)
     missing = [str(run.config.name) for run in runs if run not in finished]
     notes = [
+        *([recipe.note] if recipe.note else []),
         "Scores in percent, of questions the soft ones: mean ± sample standard deviation over seeds"
         f" {', '.join(map(str, recipe.seeds))}; gap: train minus validation; parameters trainable + frozen; peak: most"
         " memory of a rank's process in training; tuned: share of the components that can reach the answer (blockdrop:"
@@ -137,8 +141,9 @@ def _cost_told(recipe: Recipe, threads: int | None) -> str:
     if threads is None:
         return f"The cost of a step has not been measured with these rows and options: adaptive-ft cost {recipe.path}"
     return (
-        f"Step cost: seconds of an update relative to '{recipe.reference}', median of {recipe.cost.rounds} rounds of"
-        f" {recipe.cost.updates} updates, one row after the other on {recipe.ranks} rank(s) of {threads} thread(s)."
+        f"Step cost: seconds of an update relative to '{recipe.reference}', median (least to most) of"
+        f" {recipe.cost.rounds} rounds of {recipe.cost.updates} updates, one row after the other on {recipe.ranks}"
+        f" rank(s) of {threads} thread(s)."
     )
 
 

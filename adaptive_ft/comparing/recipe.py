@@ -10,6 +10,7 @@ validation:                           # name of a column: shards; the first is j
   in-domain: data/world/target/val_indomain
 reference: standard                   # the row that the others are held against, and their cost of a step relative to
 cost: {rounds: 3, updates: 10}        # without it costs are not measured
+note: Three epochs only.              # a sentence below the table
 ranks: 1                              # of every run
 jobs: 2                               # runs at once
 rows:
@@ -77,6 +78,7 @@ class Recipe:
     cost: CostPlan | None
     ranks: int
     jobs: int
+    note: str | None = None
 
     def runs(self) -> list[PlannedRun]:
         """All runs, seed by seed, so that an interrupted comparison has seen every row equally often."""
@@ -110,7 +112,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
     content = _read(path)
     known = {
         "output_dir": str, "runs_dir": str, FILES: list, "options": dict, "seeds": list, "rows": dict,
-        "validation": dict, "reference": str, "cost": dict, "ranks": int, "jobs": int,
+        "validation": dict, "reference": str, "cost": dict, "note": str, "ranks": int, "jobs": int,
     }  # fmt: skip
     _check(content, known, path)
     for key in ("output_dir", "rows"):
@@ -132,6 +134,7 @@ def load_recipe(path: Path, jobs: int | None = None) -> Recipe:
         cost=_cost_plan(content, path),
         ranks=ranks,
         jobs=_counted(jobs or content.get("jobs") or _usual_jobs(ranks), "jobs", path),
+        note=content.get("note"),
     )
 
 

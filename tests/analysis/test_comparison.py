@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,15 @@ def test_a_row_is_the_mean_over_its_seeds(comparison: Comparison) -> None:
     assert first == {
         "Row": "a", "Seeds": "2", "Train": "85.00 ± 7.07", "Val near": "70.00 ± 0.00", "Gap near": "+15.00 ± 7.07",
         "Val far": "70.00 ± 14.14", "Gap far": "+15.00 ± 7.07", "Parameters (M)": "2.00 + 1.00", "Tuned": "25 ± 0 %",
-        "Step cost": "1.25", "Peak GiB": "0.75",
+        "Step cost": "1.25 (1.00 to 1.50)", "Peak GiB": "0.75",
     }  # fmt: skip
     assert (second["Train"], second["Gap near"], second["Tuned"], second["Step cost"]) == ("50.00", "+25.00", "–", "–")
     assert set(third.values()) == {"c", "0", "–"}
+
+
+def test_a_cost_of_one_round_has_no_range(comparison: Comparison) -> None:
+    row = ComparedRow("a", comparison.rows[0].runs, (1.25,))
+    assert dict(zip(header(comparison), *cells(replace(comparison, rows=[row])), strict=True))["Step cost"] == "1.25"
 
 
 def test_markdown_shows_every_run(comparison: Comparison) -> None:
@@ -91,7 +97,7 @@ def test_the_terminal_gets_the_same_cells(comparison: Comparison) -> None:
     head, _, *rows = as_text(comparison).splitlines()
     assert head.split()[:3] == ["Row", "Seeds", "Train"]
     assert [row.split()[0] for row in rows] == ["a", "b", "c", "A"]
-    assert rows[0].endswith("1.25      0.75")
+    assert rows[0].endswith("1.25 (1.00 to 1.50)      0.75")
 
 
 def test_the_files_hold_every_number(comparison: Comparison, tmp_path: Path) -> None:

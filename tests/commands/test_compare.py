@@ -15,6 +15,7 @@ from adaptive_ft.comparing.jobs import Failed, Job
 from adaptive_ft.config import dump_run_config, load_run_config
 from adaptive_ft.engine.ranks import Ranks
 from adaptive_ft.errors import UserError
+from tests.conftest import REPOSITORY
 
 Tiny = Callable[..., list[str]]
 
@@ -29,6 +30,7 @@ def comparison(tiny: Tiny, workplace: Path, tmp_path: Path) -> Path:
     rows = {"standard": {"adapt": {"strategy": "standard"}}, "last": {"adapt": {"strategy": "last_99"}}}
     content = {
         "output_dir": str(tmp_path / "runs"), "options": options, "rows": rows, "jobs": 2,
+        "note": "One seed says little.",
         "validation": dict(zip(("shifted", "in-domain"), sets, strict=True)),
     }  # fmt: skip
     path = tmp_path / "comparison.yaml"
@@ -50,6 +52,7 @@ def test_a_failed_run_is_told_and_the_others_make_the_table(
     assert err.splitlines()[-1].endswith(f"(log: {log}).")
     assert "compare 2/2" in out
     assert "Not finished: last-seed1." in out
+    assert "\nOne seed says little.\nScores in percent" in out
     assert "Best answer of each type of question in training: shifted " in out
     table = read_table(tmp_path / "runs")
     assert [row[:2] for row in table.rows] == [["standard", "1"], ["last", "0"]]
@@ -92,6 +95,19 @@ def test_where_nothing_finishes_each_failure_is_told(comparison: Path, monkeypat
     with pytest.raises(UserError) as refused:
         run_command(["compare", str(comparison)])
     assert str(refused.value) == " ".join(map(str, failures))
+
+
+def test_minutes_of_preparation_say_where_their_progress_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where neither the generated world nor the base lies
+    path = tmp_path / "comparison.yaml"
+    path.write_text(f"output_dir: runs\nconfig: [{REPOSITORY / 'recipes/world.yaml'}]\nrows: {{a: {{}}}}\n")
+    monkeypatch.setattr(compare, "run_jobs", lambda jobs, at_once, title: [Failed(jobs[0], 1, "")])
+    with pytest.raises(UserError, match="making data/world and data/base ended"):
+        run_command(["compare", str(path)])
+    told = "making data/world and data/base, once: its progress is in runs/logs/prepare-1.log\n"
+    assert told in capsys.readouterr().out
 
 
 def test_what_is_there_already_is_not_made_again(
