@@ -24,7 +24,7 @@ from adaptive_ft.analysis.comparison import (
     priors_told,
     seed_run,
 )
-from adaptive_ft.analysis.comparison_files import write_comparison
+from adaptive_ft.analysis.comparison_files import TRADEOFF, write_comparison
 from adaptive_ft.analysis.report.compared_table import FIGURE
 from adaptive_ft.analysis.report.page import write_report
 from adaptive_ft.analysis.report.run_files import read_run
@@ -70,7 +70,8 @@ class Command:
         told = [Told(read_run(run.folder)) for row in comparison.rows for run in row.runs[:1]]
         report = recipe.output_dir / "report.html"
         write_report(told, report, 0, page_made(), comparison=table)
-        places = {"table": recipe.output_dir / "comparison.md", "figure": recipe.output_dir / FIGURE, "report": report}
+        figures = f"{recipe.output_dir / FIGURE}, {recipe.output_dir / TRADEOFF}"
+        places = {"table": recipe.output_dir / "comparison.md", "figures": figures, "report": report}
         print(f"\n{as_text(comparison)}")
         print("\n".join(f"{what:<10} {place}" for what, place in places.items()))
         if failed:
