@@ -55,8 +55,8 @@ def _draw_row(axis: Axes, number: int, row: ComparedRow, validation: str, colour
     axis.scatter(gaps, scores, s=10, color=colour, alpha=0.45, linewidths=0, zorder=2)
     mean = statistics.fmean(gaps), statistics.fmean(scores)
     axis.plot(*mean, marker="o", markersize=11, color=colour, markeredgecolor="white", zorder=3)
-    centred = {"ha": "center", "va": "center_baseline"}
-    axis.annotate(str(number), mean, **centred, fontsize=SMALL - 1, color="white", fontweight="bold", zorder=4)
+    told = axis.text(*mean, str(number), ha="center", va="center_baseline", fontsize=SMALL - 1, color="white")
+    told.set(fontweight="bold", zorder=4)
 
 
 def _colour(row: ComparedRow, comparison: Comparison) -> str:

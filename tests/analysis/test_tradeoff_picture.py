@@ -19,7 +19,7 @@ def seeds(axis: Axes) -> np.ndarray:
 
 def means(axis: Axes) -> dict[str, tuple[float, float]]:
     """Where the number of each row stands."""
-    return {text.get_text(): tuple(text.xy) for text in axis.texts}
+    return {text.get_text(): text.get_position() for text in axis.texts}
 
 
 def test_every_seed_and_every_mean_stands_at_its_gap_and_score() -> None:
