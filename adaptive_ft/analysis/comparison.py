@@ -136,10 +136,10 @@ def _told(shares: Sequence[float], sign: str = "", decimals: int = 2) -> str:
 
 
 def _cost(ratios: Sequence[float]) -> str:
-    """The median round; of several also the least and the most, which on busy cores lie far apart."""
+    """The median round, and the least and the most, which on busy cores lie far apart."""
     if not ratios:
         return UNKNOWN
-    rounds = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    rounds = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(set(ratios)) > 1 else ""
     return f"{statistics.median(ratios):.2f}{rounds}"
 
 

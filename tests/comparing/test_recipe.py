@@ -186,6 +186,21 @@ def test_comparisons_of_one_place_share_the_runs_that_are_named_alike(monkeypatc
     assert len(known) < len(runs)
 
 
+@pytest.mark.parametrize(
+    ("beside", "owner"), [("defaults", "world"), ("without_gates", "world"), ("without_gates_bases", "study_bases")]
+)
+def test_what_is_held_against_runs_of_another_comparison_shares_them(
+    beside: str, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same seeds, judged on the same sets; the evidence names the command."""
+    monkeypatch.chdir(REPOSITORY)
+    mine, other = (load_recipe(Path(f"recipes/compare/{name}.yaml")) for name in (beside, owner))
+    assert (mine.seeds, mine.validation, mine.runs_dir) == (other.seeds, other.validation, other.runs_dir)
+    assert {run.folder for run in mine.runs()} & {run.folder for run in other.runs()}
+    evidence = Path("docs/evidence.md").read_text(encoding="utf-8")
+    assert f"adaptive-ft compare recipes/compare/{beside}.yaml\n" in evidence
+
+
 def how_the_base_is_made(row: RunConfig) -> str:
     """How the base of a run is made, but for its name and what is drawn in making it."""
     base = pretraining_recipe(str(row.model.name))
