@@ -81,9 +81,9 @@ $(CLOTHING): data/clothing/%: | $(INSTALLED)
 	$(BIN)/adaptive-ft shards --output $@ --pictures $(PHOTOS) --labels $(PHOTOS)/labels.csv \
 		--split $(if $(filter val,$*),validation,$*) $(if $(filter train,$*),,--like data/clothing/train)
 
-# A process per core, up to eight (each holds about 1 GiB); the tests of a file stay in one, whose fixtures they share.
+# A process per core that is ours, up to eight (each holds about 1 GiB); the tests of a file stay in one, whose fixtures they share.
 test: install
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $$(nproc) --maxprocesses 8 --dist loadfile
 
 # What takes minutes: a real Slurm cluster on this machine, ranks that are killed. As root it installs Debian's Slurm.
 # `make test-cluster KILLS_PER_KIND=1` kills at 5 points instead of 20.

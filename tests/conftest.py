@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Models here are tiny: a second thread gains nothing, and waits actively where another process has its core (a test of
 # 12 s took 114 s beside two others). Processes that tests start inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if "OMP_NUM_THREADS" not in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

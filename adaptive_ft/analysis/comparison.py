@@ -139,8 +139,8 @@ def _cost(ratios: Sequence[float]) -> str:
     """The median round, and the least and the most, which on busy cores lie far apart."""
     if not ratios:
         return UNKNOWN
-    rounds = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(set(ratios)) > 1 else ""
-    return f"{statistics.median(ratios):.2f}{rounds}"
+    least, most = (f"{ratio:.2f}" for ratio in (min(ratios), max(ratios)))
+    return f"{statistics.median(ratios):.2f}" + (f" ({least} to {most})" if least != most else "")
 
 
 def as_markdown(comparison: Comparison) -> str:

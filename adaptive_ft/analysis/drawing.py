@@ -12,6 +12,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, FAINT, GRID, AXIS = "#24292f", "#6b747d", "#e3e6e8", "#b8bfc5"
 TRAIN_COLOUR, VAL_COLOUR, GAP_COLOUR = "#3b528b", "#d1495b", "#8d6a9f"
+REFERENCE_COLOUR, POLICY_COLOUR, PLAIN_COLOUR = INK, "#2a9d8f", "#c77d2b"
+"""Of rows of a comparison: the one that others are held against, those with a policy, and those without."""
 SMALL, NORMAL, LARGE = 7.5, 9.0, 12.0
 DPI = 160
 

@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from adaptive_ft.analysis.comparison import ComparedRow, Comparison
 from adaptive_ft.analysis.drawing import (
     FAINT,
-    GAP_COLOUR,
     INK,
     NORMAL,
+    PLAIN_COLOUR,
+    POLICY_COLOUR,
+    REFERENCE_COLOUR,
     SMALL,
-    TRAIN_COLOUR,
-    VAL_COLOUR,
     empty_figure,
     plain_axis,
 )
@@ -28,9 +28,9 @@ _ROWS_PER_INCH = 5.0
 
 
 def score_against_gap(comparison: Comparison) -> Figure:
-    """Points (gap, validation score) in percent: the seeds small, the mean of a row large with the row's number, and
-    the names of the R rows beside the panels; coloured by whether a policy decides, and the reference by itself. A row
-    without runs has no point.
+    """Points (gap, validation score) in percent: the seeds small, each on a line to the mean of its row, which is large
+    with the row's number; the names of the R rows beside the panels; coloured by whether there is a policy, and the
+    reference by itself. A row without runs has no point.
     """
     rows = {number: row for number, row in enumerate(comparison.rows, start=1) if row.runs}
     names = max(len(row.name) for row in comparison.rows)
@@ -52,17 +52,19 @@ def score_against_gap(comparison: Comparison) -> Figure:
 def _draw_row(axis: Axes, number: int, row: ComparedRow, validation: str, colour: str) -> None:
     gaps = [100 * run.gaps[validation] for run in row.runs]
     scores = [100 * run.scores[validation] for run in row.runs]
-    axis.scatter(gaps, scores, s=10, color=colour, alpha=0.45, linewidths=0, zorder=2)
     mean = statistics.fmean(gaps), statistics.fmean(scores)
+    for gap, score in zip(gaps, scores, strict=True):
+        axis.plot([mean[0], gap], [mean[1], score], color=colour, linewidth=0.7, alpha=0.4, zorder=2)
     axis.plot(*mean, marker="o", markersize=11, color=colour, markeredgecolor="white", zorder=3)
+    axis.scatter(gaps, scores, s=11, color=colour, edgecolors="white", linewidths=0.5, zorder=5)
     told = axis.text(*mean, str(number), ha="center", va="center_baseline", fontsize=SMALL - 1, color="white")
-    told.set(fontweight="bold", zorder=4)
+    told.set(fontweight="bold", zorder=6)
 
 
 def _colour(row: ComparedRow, comparison: Comparison) -> str:
     if row.name == comparison.reference:
-        return VAL_COLOUR
-    return TRAIN_COLOUR if row.runs[0].policy is None else GAP_COLOUR
+        return REFERENCE_COLOUR
+    return PLAIN_COLOUR if row.runs[0].policy is None else POLICY_COLOUR
 
 
 def _key(label: str, colour: str) -> Line2D:

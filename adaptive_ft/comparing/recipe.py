@@ -10,7 +10,7 @@ validation:                           # name of a column: shards; the first is j
   in-domain: data/world/target/val_indomain
 reference: standard                   # the row that the others are held against, and their cost of a step relative to
 cost: {rounds: 3, updates: 10}        # without it costs are not measured
-note: Three epochs only.              # a sentence below the table
+note: Six epochs only.                # a sentence below the table
 ranks: 1                              # of every run
 jobs: 2                               # runs at once
 rows:

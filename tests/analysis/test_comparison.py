@@ -81,7 +81,7 @@ def test_a_row_is_the_mean_over_its_seeds(comparison: Comparison) -> None:
 
 def test_a_cost_that_is_the_same_in_every_round_has_no_range(comparison: Comparison) -> None:
     """As that of the reference."""
-    rows = [ComparedRow("a", comparison.rows[0].runs, costs) for costs in ((1.25,), (1.0, 1.0))]
+    rows = [ComparedRow("a", comparison.rows[0].runs, costs) for costs in ((1.25,), (0.999, 1.001))]
     place = header(comparison).index("Step cost")
     assert [row[place] for row in cells(replace(comparison, rows=rows))] == ["1.25", "1.00"]
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from adaptive_ft.analysis.comparison import ComparedRow, Comparison
-from adaptive_ft.analysis.drawing import GAP_COLOUR, TRAIN_COLOUR, VAL_COLOUR
+from adaptive_ft.analysis.drawing import PLAIN_COLOUR, POLICY_COLOUR, REFERENCE_COLOUR
 from adaptive_ft.analysis.tradeoff_picture import score_against_gap
 from tests.analysis.test_comparison_picture import ROWS
 
@@ -28,6 +28,10 @@ def test_every_seed_and_every_mean_stands_at_its_gap_and_score() -> None:
     near, far = figure.axes
     assert seeds(near) == pytest.approx(np.array([[20, 70], [20, 70], [10, 80]]))
     assert seeds(far) == pytest.approx(np.array([[40, 50], [30, 60], [50, 40]]))
+    lines = [line.get_xydata().tolist() for line in far.lines if line.get_marker() != "o"]
+    assert np.array(lines) == pytest.approx(
+        np.array([[(35, 55), (40, 50)], [(35, 55), (30, 60)], [(50, 40), (50, 40)]])
+    ), "every seed hangs on its mean"
     assert means(far) == {"1": pytest.approx((35, 55)), "3": pytest.approx((50, 40))}
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["Val near (%)", "Val far (%)"]
     figure.canvas.draw()
@@ -39,4 +43,5 @@ def test_the_rows_are_named_beside_the_panels_in_the_colour_of_their_kind() -> N
     figure = score_against_gap(Comparison(["near"], [*ROWS, plain], reference="last"))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["1  first", "3  last", "4  plain"]
-    assert [line.get_color() for line in figure.axes[0].lines] == [GAP_COLOUR, VAL_COLOUR, TRAIN_COLOUR]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [mark.get_color() for mark in marks] == [POLICY_COLOUR, REFERENCE_COLOUR, PLAIN_COLOUR]
