@@ -55,10 +55,11 @@ def _draw_row(axis: Axes, number: int, row: ComparedRow, validation: str, colour
     mean = statistics.fmean(gaps), statistics.fmean(scores)
     for gap, score in zip(gaps, scores, strict=True):
         axis.plot([mean[0], gap], [mean[1], score], color=colour, linewidth=0.7, alpha=0.4, zorder=2)
-    axis.plot(*mean, marker="o", markersize=11, color=colour, markeredgecolor="white", zorder=3)
-    axis.scatter(gaps, scores, s=11, color=colour, edgecolors="white", linewidths=0.5, zorder=5)
+    axis.scatter(gaps, scores, s=11, color=colour, linewidths=0, zorder=2)
+    above = 3 + number / 1000  # of two marks that overlap the later covers the number of the earlier
+    axis.plot(*mean, marker="o", markersize=11, color=colour, markeredgecolor="white", zorder=above)
     told = axis.text(*mean, str(number), ha="center", va="center_baseline", fontsize=SMALL - 1, color="white")
-    told.set(fontweight="bold", zorder=6)
+    told.set(fontweight="bold", zorder=above)
 
 
 def _colour(row: ComparedRow, comparison: Comparison) -> str:
